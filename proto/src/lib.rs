@@ -1,0 +1,15 @@
+//! The rules of Dolmen without any IO: every type, format, limit and decision.
+//!
+//! Nothing in this crate opens a file or a socket, reads a clock or draws a random number; times and seeds are
+//! passed in. `clippy.toml` beside this crate and `tests/tidy.rs` hold it to that.
+
+pub mod ids;
+pub mod limits;
+pub mod session;
+pub mod sign;
+
+/// The wire's messages as prost generates them from `schema/dolmen.proto`; use [`wire`](crate) types at the borders.
+#[allow(missing_docs, clippy::all, clippy::pedantic)]
+pub mod messages {
+    include!(concat!(env!("OUT_DIR"), "/dolmen.v1.rs"));
+}

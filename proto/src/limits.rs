@@ -1,0 +1,148 @@
+//! Every bound of the system in one file, with the relations between them checked when this crate is compiled.
+//!
+//! Decides maxima that peers, disks and files are held to. Never holds a taste of one node or client: those are
+//! configuration and may only be stricter.
+
+use core::time::Duration;
+
+/// One kibibyte.
+pub const KIB: u64 = 1024;
+/// One mebibyte.
+pub const MIB: u64 = 1024 * KIB;
+/// One gibibyte.
+pub const GIB: u64 = 1024 * MIB;
+
+/// Stored bytes of one full frame, tag included: one BLAKE3 hash group of a shard.
+pub const FRAME_STORED_BYTES: usize = 16 * 1024;
+/// Bytes of a ChaCha20-Poly1305 tag.
+pub const TAG_BYTES: usize = 16;
+/// Plaintext bytes of one full frame.
+pub const FRAME_PLAIN_BYTES: usize = FRAME_STORED_BYTES - TAG_BYTES;
+/// Bytes of one hash group: the unit of a shard's outboard.
+pub const HASH_GROUP_BYTES: usize = 16 * 1024;
+/// Base-2 logarithm of the 1 KiB BLAKE3 chunks in one hash group, as bao-tree counts.
+pub const HASH_GROUP_LOG2_CHUNKS: u8 = 4;
+
+/// Smallest chunk that the chunker cuts, but for the end of a file.
+pub const CHUNK_MIN_BYTES: usize = 256 * 1024;
+/// Mean chunk that the chunker aims at.
+pub const CHUNK_MEAN_BYTES: usize = 1024 * 1024;
+/// Largest chunk, before sealing.
+pub const CHUNK_MAX_BYTES: usize = 4 * 1024 * 1024;
+/// Largest chunk after sealing: one tag for each frame more.
+pub const SEALED_CHUNK_MAX_BYTES: usize = CHUNK_MAX_BYTES + CHUNK_MAX_BYTES.div_ceil(FRAME_PLAIN_BYTES) * TAG_BYTES;
+/// Sealed chunks of this many bytes and more start on a frame border of the segment; smaller ones are packed tight.
+pub const ALIGNED_CHUNK_MIN_BYTES: usize = 64 * 1024;
+
+/// Largest sum of the data shards of one segment.
+pub const SEGMENT_MAX_BYTES: usize = 32 * 1024 * 1024;
+/// Largest shard: a segment with one data shard.
+pub const SHARD_MAX_BYTES: usize = SEGMENT_MAX_BYTES;
+/// Shards of segments under [`SEGMENT_FINE_BELOW_BYTES`] have lengths in multiples of this.
+pub const SHARD_FINE_STEP_BYTES: usize = 1024;
+/// Shards of all other segments have lengths in multiples of this.
+pub const SHARD_STEP_BYTES: usize = FRAME_STORED_BYTES;
+/// Segments with less sealed payload than this round shard lengths finely.
+pub const SEGMENT_FINE_BELOW_BYTES: usize = 1024 * 1024;
+/// Most shards of one segment.
+pub const SHARDS_MAX: usize = 64;
+/// Most shards of one segment that holds documents, so that a head can name all of them inline.
+pub const DOCUMENT_SHARDS_MAX: usize = 20;
+/// Most chunks in one segment.
+pub const SEGMENT_CHUNKS_MAX: usize = 65_536;
+/// Bytes that the erasure coder works on at a time in every shard.
+pub const CODING_CELL_BYTES: usize = 8 * 1024;
+
+/// Largest encoded blob of a document before sealing; a document's tree splits above its target, far below this.
+pub const BLOB_MAX_BYTES: usize = CHUNK_MAX_BYTES;
+/// Size at which a document tree's leaf is split, in encoded bytes.
+pub const BLOB_TARGET_BYTES: usize = 64 * 1024;
+/// Deepest tree of blobs that a reader follows.
+pub const TREE_DEPTH_MAX: usize = 16;
+/// Longest name of one path component, in bytes.
+pub const NAME_MAX_BYTES: usize = 1024;
+/// Deepest folder that a reader follows.
+pub const FOLDER_DEPTH_MAX: usize = 256;
+/// Longest symbolic link target, in bytes.
+pub const SYMLINK_MAX_BYTES: usize = 4096;
+/// Largest sum of extended attributes of one entry.
+pub const XATTRS_MAX_BYTES: usize = 64 * 1024;
+/// Longest message of a snapshot, in bytes.
+pub const MESSAGE_MAX_BYTES: usize = 4096;
+
+/// Largest head, signature included.
+pub const HEAD_MAX_BYTES: usize = 8 * 1024;
+/// Places at which every head lies.
+pub const HEAD_POINTS: usize = 8;
+/// Points that a write of a head must reach.
+pub const HEAD_WRITE_QUORUM: usize = 5;
+/// Nodes, of distinct operators where there are, that hold a head at each point.
+pub const HEAD_NODES_PER_POINT: usize = 3;
+/// Heads by different keys that a node keeps at one point.
+pub const HEADS_PER_POINT_MAX: usize = 4;
+/// How far ahead of the one it has a head's sequence may be for a node to accept it.
+pub const HEAD_SEQUENCE_LEAP_MAX: u64 = 1000;
+
+/// Largest protobuf header of a request or a reply.
+pub const WIRE_HEADER_MAX_BYTES: usize = 64 * 1024;
+/// Most roots in one `Stat`, `Renew` or `Delete`.
+pub const ROOTS_PER_CALL_MAX: usize = 1024;
+/// Most leases that one `List` answers with.
+pub const LEASES_PER_LIST_MAX: usize = 256;
+/// Longest message of an error on the wire.
+pub const ERROR_MESSAGE_MAX_BYTES: usize = 256;
+/// Largest signed node record.
+pub const NODE_RECORD_MAX_BYTES: usize = 4 * 1024;
+/// Most addresses of one plane in a node record.
+pub const NODE_ADDRESSES_MAX: usize = 8;
+/// Longest text (region, version, address) in a node record.
+pub const NODE_TEXT_MAX_BYTES: usize = 256;
+/// Most bootstrap addresses in a link.
+pub const LINK_BOOTSTRAP_MAX: usize = 8;
+/// Longest link text.
+pub const LINK_MAX_CHARS: usize = 2048;
+
+/// A stream on which no byte moves for this long is given up; there is no limit on a whole transfer.
+pub const PROGRESS_DEADLINE: Duration = Duration::from_secs(30);
+/// A client refuses a node whose clock is further off than this.
+pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(10 * 60);
+/// Expiry tolerates this much disagreement between clocks.
+pub const EXPIRY_SKEW: Duration = Duration::from_secs(3600);
+/// A node whose clock jumps by more than this expires nothing until it is told that the time is right.
+pub const CLOCK_JUMP_MAX: Duration = Duration::from_secs(86_400);
+/// Lease that a shard is first put with.
+pub const LEASE_INITIAL: Duration = Duration::from_secs(7 * 86_400);
+/// Lease of a dataset unless the owner says otherwise; also of heads.
+pub const LEASE_DEFAULT: Duration = Duration::from_secs(400 * 86_400);
+/// Longest lease that a node grants.
+pub const LEASE_MAX: Duration = Duration::from_secs(800 * 86_400);
+/// A node keeps an expired shard this much longer when space allows.
+pub const LEASE_GRACE: Duration = Duration::from_secs(30 * 86_400);
+/// `info` warns when a lease ends sooner than this.
+pub const LEASE_WARNING: Duration = Duration::from_secs(60 * 86_400);
+/// Longest life of a node record in the directory.
+pub const NODE_RECORD_LIFE_MAX: Duration = Duration::from_secs(3600);
+/// A signed request is accepted this long before and after the time that it names.
+pub const REQUEST_LIFE: Duration = Duration::from_secs(15 * 60);
+
+/// Largest volume file of a node.
+pub const VOLUME_MAX_BYTES: u64 = GIB;
+
+const _: () = {
+    assert!(FRAME_STORED_BYTES == HASH_GROUP_BYTES, "a frame is one hash group");
+    assert!(HASH_GROUP_BYTES == 1024 << HASH_GROUP_LOG2_CHUNKS);
+    assert!(CHUNK_MIN_BYTES < CHUNK_MEAN_BYTES && CHUNK_MEAN_BYTES < CHUNK_MAX_BYTES);
+    assert!(SEALED_CHUNK_MAX_BYTES <= SEGMENT_MAX_BYTES, "every chunk fits a segment");
+    assert!(ALIGNED_CHUNK_MIN_BYTES.is_multiple_of(FRAME_STORED_BYTES));
+    assert!(SHARD_STEP_BYTES.is_multiple_of(SHARD_FINE_STEP_BYTES));
+    assert!(SHARDS_MAX <= 255, "a shard index is a byte and GF(2^8) has 255 places");
+    assert!(DOCUMENT_SHARDS_MAX <= SHARDS_MAX);
+    assert!(DOCUMENT_SHARDS_MAX * 64 < HEAD_MAX_BYTES, "roots and nodes of a document segment fit a head");
+    assert!(HEAD_WRITE_QUORUM * 2 > HEAD_POINTS, "two writes of a head meet");
+    assert!(HEADS_PER_POINT_MAX * HEAD_MAX_BYTES < WIRE_HEADER_MAX_BYTES, "all heads of a point fit a reply");
+    assert!(ROOTS_PER_CALL_MAX * 56 < WIRE_HEADER_MAX_BYTES, "a full call fits a header");
+    assert!(CLOCK_SKEW_MAX.as_secs() < EXPIRY_SKEW.as_secs());
+    assert!(CLOCK_SKEW_MAX.as_secs() < REQUEST_LIFE.as_secs());
+    assert!(LEASE_INITIAL.as_secs() < LEASE_DEFAULT.as_secs() && LEASE_DEFAULT.as_secs() < LEASE_MAX.as_secs());
+    assert!(SHARD_MAX_BYTES as u64 * 2 < VOLUME_MAX_BYTES, "a volume holds several of the largest shards");
+};
