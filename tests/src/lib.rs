@@ -1,1 +1,1 @@
-//! Placeholder.
+//! What the integration tests share: the simulator's world and the tools that start real processes.
