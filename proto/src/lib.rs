@@ -7,6 +7,7 @@ pub mod ids;
 pub mod limits;
 pub mod session;
 pub mod sign;
+pub mod size;
 
 /// The wire's messages as prost generates them from `schema/dolmen.proto`; use [`wire`](crate) types at the borders.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
