@@ -1,1 +1,6 @@
-//! Placeholder.
+//! The storage node: keeps shards and heads on disks, serves them, and admits only what its operator allows.
+//!
+//! Never sees a key that opens content, never trusts a peer's word about a root, and never acknowledges what is
+//! not on disk.
+
+pub mod config;
