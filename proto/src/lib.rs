@@ -4,7 +4,12 @@
 //! passed in. `clippy.toml` beside this crate and `tests/tidy.rs` hold it to that.
 
 pub mod ids;
+pub mod keys;
 pub mod limits;
+pub mod policy;
+pub mod seal;
+mod secret;
+pub mod segment;
 pub mod session;
 pub mod sign;
 pub mod size;

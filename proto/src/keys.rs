@@ -1,0 +1,346 @@
+//! From a vault's secret to every other key: the one place where derivation contexts are written.
+//!
+//! Decides which secret follows from which, and that no context is ever used for two things. Never stores,
+//! prints or draws a secret. All derivation is BLAKE3 `derive_key`; the contexts are listed in docs/format.md.
+
+use ed25519_dalek::SigningKey;
+
+use crate::ids::{NodeId, Point, Timestamp};
+use crate::secret::secret;
+
+/// The contexts of every derived key and hash. Each is used by one function only; none may ever change.
+pub mod context {
+    /// Vault secret and dataset index to dataset secret.
+    pub const DATASET: &str = "dolmen 2026 dataset v1";
+    /// Dataset secret to the key of chunk keys and segment nonces.
+    pub const DEDUP: &str = "dolmen 2026 dedup v1";
+    /// Dataset secret to the mask secret.
+    pub const MASK: &str = "dolmen 2026 mask secret v1";
+    /// Dataset secret to the table secret.
+    pub const TABLE: &str = "dolmen 2026 table secret v1";
+    /// Dataset secret to the chunker's seed.
+    pub const CHUNKER_SEED: &str = "dolmen 2026 chunker seed v1";
+    /// Dataset secret to the signing key of the read head.
+    pub const READ_HEAD_KEY: &str = "dolmen 2026 read head key v1";
+    /// Dataset secret to the signing key of the table head.
+    pub const TABLE_HEAD_KEY: &str = "dolmen 2026 table head key v1";
+    /// Dataset secret to the opening of the read link's commitment.
+    pub const READ_OPENING: &str = "dolmen 2026 read opening v1";
+    /// Read opening and read head public key to the read link's secret.
+    pub const READ_LINK: &str = "dolmen 2026 read link v1";
+    /// Dataset secret to the secret of the account keys.
+    pub const ACCOUNT: &str = "dolmen 2026 account secret v1";
+    /// Dataset secret to the secret of the delete keys.
+    pub const DELETE: &str = "dolmen 2026 delete secret v1";
+    /// Dataset secret to the secret of the renew keys.
+    pub const RENEW: &str = "dolmen 2026 renew secret v1";
+    /// Dataset secret and creation time to a snapshot's salt.
+    pub const SNAPSHOT_SALT: &str = "dolmen 2026 snapshot salt v1";
+    /// Account secret and node id to the account key at that node.
+    pub const ACCOUNT_KEY: &str = "dolmen 2026 account key v1";
+    /// Delete secret and node id to the delete key at that node.
+    pub const DELETE_KEY: &str = "dolmen 2026 delete key v1";
+    /// Renew secret and node id to the renew key at that node.
+    pub const RENEW_KEY: &str = "dolmen 2026 renew key v1";
+    /// Read secret to the locator secret of the read head.
+    pub const READ_LOCATOR: &str = "dolmen 2026 read locator v1";
+    /// Table secret to the locator secret of the table head.
+    pub const TABLE_LOCATOR: &str = "dolmen 2026 table locator v1";
+    /// Locator secret and number to a point.
+    pub const POINT: &str = "dolmen 2026 point v1";
+    /// Read secret to the secret that seals the read head's body.
+    pub const READ_HEAD_SEAL: &str = "dolmen 2026 read head seal v1";
+    /// Table secret to the secret that seals the table head's body.
+    pub const TABLE_HEAD_SEAL: &str = "dolmen 2026 table head seal v1";
+    /// Head seal secret and salt to the key of one head's body.
+    pub const HEAD_BODY: &str = "dolmen 2026 head body v1";
+    /// Chunk key to the key that seals the chunk's frames.
+    pub const CHUNK_SEAL: &str = "dolmen 2026 chunk seal v1";
+    /// Chunk key to the chunk's id.
+    pub const CHUNK_ID: &str = "dolmen 2026 chunk id v1";
+    /// Begins the input of the keyed hash that makes segment nonces: a label, not a `derive_key` context.
+    pub const SEGMENT_NONCE: &str = "dolmen 2026 segment nonce v1";
+    /// Suite, code, lengths, nonce and roots to a segment's id.
+    pub const SEGMENT_ID: &str = "dolmen 2026 segment id v1";
+    /// Dedup key and segment nonce to the key of the padding keystream.
+    pub const PADDING: &str = "dolmen 2026 padding v1";
+    /// Mask secret and segment nonce to the key of the parity masks.
+    pub const PARITY_MASK: &str = "dolmen 2026 parity mask v1";
+}
+
+secret! {
+    /// The secret of a whole vault: everything that an owner has follows from it.
+    VaultSecret
+}
+secret! {
+    /// The secret of one dataset of a vault; never leaves the owner.
+    DatasetSecret
+}
+secret! {
+    /// What chunk keys, segment nonces and padding follow from; never leaves the owner.
+    DedupKey
+}
+secret! {
+    /// What parity masks follow from; readers and stewards hold it.
+    MaskSecret
+}
+secret! {
+    /// What the base table is found and opened with; readers and stewards hold it.
+    TableSecret
+}
+secret! {
+    /// Opens the commitment that a read secret is; stands sealed in the read head.
+    ReadOpening
+}
+secret! {
+    /// The 32 bytes of a read link: finds and opens the read head, and commits to the key that signs it.
+    ReadSecret
+}
+secret! {
+    /// What the points of one head follow from.
+    LocatorSecret
+}
+secret! {
+    /// What the bodies of one head are sealed with.
+    HeadSealSecret
+}
+secret! {
+    /// What the account keys of a dataset follow from, another one at every node.
+    AccountSecret
+}
+secret! {
+    /// What the delete keys of a dataset follow from, another one at every node; never leaves the owner.
+    DeleteSecret
+}
+secret! {
+    /// What the renew keys of a dataset follow from, another one at every node.
+    RenewSecret
+}
+
+/// BLAKE3 `derive_key` over the concatenation of `parts`. Every part but the last has a fixed length, so that no
+/// two inputs run into each other.
+#[must_use]
+pub fn derive(context: &'static str, parts: &[&[u8]]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new_derive_key(context);
+    for part in parts {
+        hasher.update(part);
+    }
+    *hasher.finalize().as_bytes()
+}
+
+fn derive_signing_key(context: &'static str, parts: &[&[u8]]) -> SigningKey {
+    let mut seed = derive(context, parts);
+    let key = SigningKey::from_bytes(&seed);
+    zeroize::Zeroize::zeroize(&mut seed);
+    key
+}
+
+/// Everything that follows from a vault's secret for one of its datasets.
+#[derive(Clone)]
+pub struct DatasetKeys {
+    secret: DatasetSecret,
+    /// Key of chunk keys, segment nonces and padding.
+    pub dedup: DedupKey,
+    /// Secret of the parity masks.
+    pub mask: MaskSecret,
+    /// Secret of the base table and its head.
+    pub table: TableSecret,
+    /// Seed of the chunker: a nuisance to attackers, not a protection.
+    pub chunker_seed: u64,
+    /// Signs the read head.
+    pub read_head: SigningKey,
+    /// Signs the table head.
+    pub table_head: SigningKey,
+    /// Opens the read link's commitment to the read head's key.
+    pub read_opening: ReadOpening,
+    /// The read link's secret.
+    pub read: ReadSecret,
+    /// Secret of the account keys, for [`account_key`].
+    pub account: AccountSecret,
+    /// Secret of the delete keys, for [`delete_key`].
+    pub delete: DeleteSecret,
+    /// Secret of the renew keys, for [`renew_key`].
+    pub renew: RenewSecret,
+}
+
+impl DatasetKeys {
+    /// The keys of dataset `index` of the vault.
+    #[must_use]
+    pub fn derive(vault: &VaultSecret, index: u64) -> Self {
+        Self::from_secret(DatasetSecret::new(derive(context::DATASET, &[vault.expose(), &index.to_le_bytes()])))
+    }
+
+    /// The keys of the dataset whose secret this is.
+    #[must_use]
+    pub fn from_secret(secret: DatasetSecret) -> Self {
+        let from = |context| derive(context, &[secret.expose()]);
+        let seed = from(context::CHUNKER_SEED);
+        let chunker_seed = u64::from_le_bytes(*seed.first_chunk().expect("32 bytes hold eight"));
+        let read_head = derive_signing_key(context::READ_HEAD_KEY, &[secret.expose()]);
+        let read_opening = ReadOpening::new(from(context::READ_OPENING));
+        let read = ReadSecret::commit(&read_opening, read_head.verifying_key().as_bytes());
+        Self {
+            dedup: DedupKey::new(from(context::DEDUP)),
+            mask: MaskSecret::new(from(context::MASK)),
+            table: TableSecret::new(from(context::TABLE)),
+            chunker_seed,
+            read_head,
+            table_head: derive_signing_key(context::TABLE_HEAD_KEY, &[secret.expose()]),
+            read_opening,
+            read,
+            account: AccountSecret::new(from(context::ACCOUNT)),
+            delete: DeleteSecret::new(from(context::DELETE)),
+            renew: RenewSecret::new(from(context::RENEW)),
+            secret,
+        }
+    }
+
+    /// The salt of the snapshot created at `created`: keeps the quoted dataset root from being guessed at.
+    #[must_use]
+    pub fn snapshot_salt(&self, created: Timestamp) -> [u8; 32] {
+        derive(context::SNAPSHOT_SALT, &[self.secret.expose(), &created.as_unix_ms().to_le_bytes()])
+    }
+}
+
+impl core::fmt::Debug for DatasetKeys {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        formatter.write_str("DatasetKeys(..)")
+    }
+}
+
+impl ReadSecret {
+    /// The read secret that `opening` and the read head's public key make. A reader accepts a head only if this,
+    /// with the opening that the head holds and the key that signed it, is the secret of its link: so no holder of
+    /// the link can sign a head.
+    #[must_use]
+    pub fn commit(opening: &ReadOpening, read_head_public_key: &[u8; 32]) -> Self {
+        Self::new(derive(context::READ_LINK, &[opening.expose(), read_head_public_key]))
+    }
+}
+
+/// What finds and opens a dataset's read head.
+#[derive(Clone, Debug)]
+pub struct ReadKeys {
+    /// Where the head lies.
+    pub locator: LocatorSecret,
+    /// What its body is sealed with.
+    pub seal: HeadSealSecret,
+}
+
+impl ReadKeys {
+    /// From the secret of a read link.
+    #[must_use]
+    pub fn derive(read: &ReadSecret) -> Self {
+        Self {
+            locator: LocatorSecret::new(derive(context::READ_LOCATOR, &[read.expose()])),
+            seal: HeadSealSecret::new(derive(context::READ_HEAD_SEAL, &[read.expose()])),
+        }
+    }
+}
+
+/// What finds and opens a dataset's table head.
+#[derive(Clone, Debug)]
+pub struct TableKeys {
+    /// Where the head lies.
+    pub locator: LocatorSecret,
+    /// What its body is sealed with.
+    pub seal: HeadSealSecret,
+}
+
+impl TableKeys {
+    /// From the table secret, as readers and stewards hold it.
+    #[must_use]
+    pub fn derive(table: &TableSecret) -> Self {
+        Self {
+            locator: LocatorSecret::new(derive(context::TABLE_LOCATOR, &[table.expose()])),
+            seal: HeadSealSecret::new(derive(context::TABLE_HEAD_SEAL, &[table.expose()])),
+        }
+    }
+}
+
+/// Point `number` of the head that `locator` belongs to; heads lie at points `0..HEAD_POINTS`.
+#[must_use]
+pub fn point(locator: &LocatorSecret, number: u8) -> Point {
+    Point::new(derive(context::POINT, &[locator.expose(), &[number]]))
+}
+
+/// The account key that `node` knows the owner by; no two nodes can tell that theirs belong together.
+#[must_use]
+pub fn account_key(secret: &AccountSecret, node: NodeId) -> SigningKey {
+    derive_signing_key(context::ACCOUNT_KEY, &[secret.expose(), node.as_bytes()])
+}
+
+/// The key that deletes leases at `node`.
+#[must_use]
+pub fn delete_key(secret: &DeleteSecret, node: NodeId) -> SigningKey {
+    derive_signing_key(context::DELETE_KEY, &[secret.expose(), node.as_bytes()])
+}
+
+/// The key that renews leases at `node`.
+#[must_use]
+pub fn renew_key(secret: &RenewSecret, node: NodeId) -> SigningKey {
+    derive_signing_key(context::RENEW_KEY, &[secret.expose(), node.as_bytes()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_key_of_every_dataset_is_another() {
+        let vault = VaultSecret::new([1; 32]);
+        let node = NodeId::new([2; 32]);
+        let mut seen = BTreeSet::new();
+        for index in 0..3 {
+            let keys = DatasetKeys::derive(&vault, index);
+            let read = ReadKeys::derive(&keys.read);
+            let table = TableKeys::derive(&keys.table);
+            let all = [
+                *keys.secret.expose(),
+                *keys.dedup.expose(),
+                *keys.mask.expose(),
+                *keys.table.expose(),
+                keys.read_head.to_bytes(),
+                keys.table_head.to_bytes(),
+                *keys.read_opening.expose(),
+                *keys.read.expose(),
+                *keys.account.expose(),
+                *keys.delete.expose(),
+                *keys.renew.expose(),
+                keys.snapshot_salt(Timestamp::from_unix_ms(5)),
+                account_key(&keys.account, node).to_bytes(),
+                delete_key(&keys.delete, node).to_bytes(),
+                renew_key(&keys.renew, node).to_bytes(),
+                *read.locator.expose(),
+                *read.seal.expose(),
+                *table.locator.expose(),
+                *table.seal.expose(),
+                *point(&read.locator, 0).as_bytes(),
+                *point(&read.locator, 1).as_bytes(),
+                *point(&table.locator, 0).as_bytes(),
+            ];
+            for key in all {
+                assert!(seen.insert(key), "a key was derived twice");
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_vault_and_index_give_the_same_keys() {
+        let first = DatasetKeys::derive(&VaultSecret::new([9; 32]), 4);
+        let second = DatasetKeys::derive(&VaultSecret::new([9; 32]), 4);
+        assert_eq!(first.read, second.read);
+        assert_eq!(first.chunker_seed, second.chunker_seed);
+        assert_eq!(first.read_head.to_bytes(), second.read_head.to_bytes());
+    }
+
+    #[test]
+    fn a_read_secret_commits_to_the_head_key() {
+        let keys = DatasetKeys::derive(&VaultSecret::new([9; 32]), 0);
+        let public = keys.read_head.verifying_key().to_bytes();
+        assert_eq!(ReadSecret::commit(&keys.read_opening, &public), keys.read);
+        let forger = SigningKey::from_bytes(&[3; 32]).verifying_key().to_bytes();
+        assert_ne!(ReadSecret::commit(&keys.read_opening, &forger), keys.read);
+    }
+}
