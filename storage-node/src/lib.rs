@@ -3,4 +3,9 @@
 //! Never sees a key that opens content, never trusts a peer's word about a root, and never acknowledges what is
 //! not on disk.
 
+pub mod accounts;
+pub mod admission;
+pub mod clock;
 pub mod config;
+pub mod lease;
+pub mod subnet;
