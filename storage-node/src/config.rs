@@ -16,6 +16,7 @@ use dolmen_proto::limits;
 use dolmen_proto::size::ByteSize;
 use serde::{Deserialize, Deserializer};
 
+pub(crate) use self::edit::replace_file;
 pub use self::edit::{add_data_folder, remove_data_folder};
 pub use self::template::{DEFAULT_LISTEN, InitOptions, write_new};
 

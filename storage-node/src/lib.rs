@@ -8,4 +8,5 @@ pub mod admission;
 pub mod clock;
 pub mod config;
 pub mod lease;
+pub mod status;
 pub mod subnet;
