@@ -1,1 +1,22 @@
-//! Placeholder.
+//! Files to segments to shards on nodes, and back.
+//!
+//! [`Client`] puts folders and files as anonymous uploads, reads them through links, and looks after their leases.
+//! All rules of format, placement and sessions are `dolmen-proto`'s, all sockets `dolmen-net`'s; here are the
+//! pipelines that own threads, files and the memory bound. Nothing here prints, and nothing here trusts a node.
+
+pub mod config;
+pub mod error;
+pub mod options;
+pub mod progress;
+pub mod report;
+
+mod client;
+
+pub use client::{Client, Listing};
+pub use config::{ClientConfig, ConfigError, PolicyChoice};
+pub use error::{ClientError, ErrorKind};
+pub use options::{Destination, GetOptions, PutOptions};
+pub use progress::{Progress, ProgressEvent, ProgressSink, Stage};
+pub use report::{
+    EntryKind, FailedFile, GetReport, InfoReport, ListedEntry, NodeView, PutReport, RemoveReport, RenewReport,
+};

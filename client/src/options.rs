@@ -1,0 +1,53 @@
+//! What a caller may choose for one operation.
+//!
+//! Decides defaults. Never decides what is legal for the network: nodes and documents do.
+
+use std::fmt;
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::config::PolicyChoice;
+
+/// Choices of one put.
+#[derive(Debug, Clone, Default)]
+pub struct PutOptions {
+    /// The code; `None`: as configured.
+    pub policy: Option<PolicyChoice>,
+    /// How long everything is leased; `None`: as configured.
+    pub lease: Option<Duration>,
+    /// Fail (exit 4) rather than accept fewer than `n` shards of a segment.
+    pub require_full: bool,
+    /// Bootstrap addresses to write into the link, at most eight; they make it longer but self-sufficient.
+    pub link_bootstrap: Vec<String>,
+    /// A message for the snapshot, at most 4 KiB.
+    pub message: String,
+}
+
+/// Where a get writes.
+pub enum Destination {
+    /// A folder that the snapshot's entries are restored into, or, for a snapshot of one file, a file or folder.
+    Path(PathBuf),
+    /// A stream that takes the bytes of exactly one file.
+    Writer(Box<dyn Write + Send>),
+}
+
+impl fmt::Debug for Destination {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => formatter.debug_tuple("Path").field(path).finish(),
+            Self::Writer(_) => formatter.write_str("Writer"),
+        }
+    }
+}
+
+/// Choices of one get.
+#[derive(Debug, Clone, Default)]
+pub struct GetOptions {
+    /// Only what lies at or below this path of the snapshot, components separated by `/`; empty: all.
+    pub path: Vec<u8>,
+    /// Replace existing files that differ; otherwise they are reported as failed.
+    pub overwrite: bool,
+    /// Compare the contents of existing files, not only size and time, before skipping them.
+    pub check_existing: bool,
+}

@@ -1,0 +1,207 @@
+//! What operations come to: exactly the JSON keys of the command line's contract.
+//!
+//! Decides names and units of result fields. Never computes them.
+
+use std::collections::BTreeMap;
+
+use dolmen_proto::ids::Timestamp;
+use serde::{Serialize, Serializer};
+
+/// A file that could not be put or restored; the rest of the operation went on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FailedFile {
+    /// The file's path; bytes that are not UTF-8 are replaced.
+    pub path: String,
+    /// Why, in one line.
+    pub reason: String,
+}
+
+/// What a put came to.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PutReport {
+    /// The read link: a secret.
+    pub link: String,
+    /// The snapshot's id in hexadecimal.
+    pub snapshot: String,
+    /// Files in the snapshot, without folders and symbolic links.
+    pub files: u64,
+    /// Plain bytes of these files, holes not counted.
+    pub bytes: u64,
+    /// Bytes that nodes now hold for this snapshot: all shards placed, documents included.
+    pub stored_bytes: u64,
+    /// Of these, the bytes that this run sent.
+    pub new_bytes: u64,
+    /// Segments of file contents.
+    pub segments: u64,
+    /// Plain MiB a second from the first read to the last acknowledgement.
+    pub mib_s: f64,
+    /// Whether some segment has fewer than `n` shards placed.
+    pub degraded: bool,
+    /// Shards missing in all.
+    pub short_shards: u64,
+    /// Until when all shards are leased.
+    #[serde(serialize_with = "rfc3339")]
+    pub lease_until: Timestamp,
+    /// Files that failed; not empty means exit code 7.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub failed: Vec<FailedFile>,
+}
+
+/// What a get came to.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct GetReport {
+    /// Files restored or found identical.
+    pub files: u64,
+    /// Plain bytes of these files.
+    pub bytes: u64,
+    /// Plain MiB a second over the whole operation.
+    pub mib_s: f64,
+    /// Segments that could be read only with the help of parity shards.
+    pub degraded_segments: u64,
+    /// Files that were there already, byte for byte as far as was asked to check.
+    pub skipped: u64,
+    /// Files that failed; not empty means exit code 7.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub failed: Vec<FailedFile>,
+}
+
+/// How well a dataset is kept, by asking every node that should hold a shard of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct InfoReport {
+    /// Segments, documents included.
+    pub segments: u64,
+    /// Shards that the table places.
+    pub shards: u64,
+    /// Of these, the shards that their node says it holds now.
+    pub alive_shards: u64,
+    /// Living shards of the segment with the least margin.
+    pub min_alive: u64,
+    /// Data shards of that segment.
+    pub k: u64,
+    /// All shards of that segment.
+    pub n: u64,
+    /// Segments by policy, such as `"7/16"`.
+    pub by_policy: BTreeMap<String, u64>,
+    /// Shards of one segment that share a failure domain (operator, subnet), at most, over all segments.
+    pub largest_domain: u64,
+    /// The earliest end of a living shard's lease.
+    #[serde(serialize_with = "rfc3339")]
+    pub lease_until: Timestamp,
+}
+
+/// What a renewal came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RenewReport {
+    /// Shards that the table places.
+    pub shards: u64,
+    /// Of these, the shards whose node extended the lease.
+    pub renewed_shards: u64,
+    /// The time asked for.
+    #[serde(serialize_with = "rfc3339")]
+    pub lease_until: Timestamp,
+}
+
+/// What a removal came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RemoveReport {
+    /// Shards that the table placed.
+    pub shards: u64,
+    /// Of these, the shards whose node let go of the lease (or had none).
+    pub removed_shards: u64,
+}
+
+/// A node as the directory and the node itself describe it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct NodeView {
+    /// The node's id in hexadecimal.
+    pub id: String,
+    /// Its region, such as `eu-de`; empty when it says none.
+    pub region: String,
+    /// Its operator's id in hexadecimal; empty when it names none.
+    pub operator: String,
+    /// Base-2 logarithm of the bytes it would still take.
+    pub free_class: u32,
+    /// Its software.
+    pub version: String,
+    /// Where its data plane listens.
+    pub addresses: Vec<String>,
+    /// Milliseconds that it took to answer; none when it did not.
+    pub round_trip_ms: Option<f64>,
+}
+
+/// What kind of thing an entry of a listing is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EntryKind {
+    /// A regular file.
+    File,
+    /// A folder.
+    Folder,
+    /// A symbolic link.
+    Symlink,
+}
+
+/// One line of a listing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ListedEntry {
+    /// Path below the snapshot's root; bytes that are not UTF-8 are replaced.
+    pub path: String,
+    /// What it is.
+    pub kind: EntryKind,
+    /// Plain bytes; holes count.
+    pub size: u64,
+    /// Unix permission bits.
+    pub mode: u32,
+    /// When it was last changed, RFC 3339.
+    pub mtime: String,
+    /// Where a symbolic link points; bytes that are not UTF-8 are replaced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+}
+
+fn rfc3339<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&format_time_ns(i128::from(time.as_unix_ms()) * 1_000_000))
+}
+
+/// RFC 3339 in UTC; what lies outside of the calendar is shown as its nearest end.
+pub(crate) fn format_time_ns(unix_ns: i128) -> String {
+    let time = jiff::Timestamp::from_nanosecond(unix_ns).unwrap_or(if unix_ns < 0 {
+        jiff::Timestamp::MIN
+    } else {
+        jiff::Timestamp::MAX
+    });
+    time.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_put_report_has_the_keys_of_the_contract_in_order() {
+        let report = PutReport {
+            link: "l".into(),
+            snapshot: "s".into(),
+            files: 1,
+            bytes: 2,
+            stored_bytes: 3,
+            new_bytes: 4,
+            segments: 5,
+            mib_s: 6.0,
+            degraded: false,
+            short_shards: 0,
+            lease_until: Timestamp::from_unix_ms(1_000),
+            failed: Vec::new(),
+        };
+        assert_eq!(
+            serde_json::to_string(&report).unwrap(),
+            r#"{"link":"l","snapshot":"s","files":1,"bytes":2,"stored_bytes":3,"new_bytes":4,"segments":5,"mib_s":6.0,"degraded":false,"short_shards":0,"lease_until":"1970-01-01T00:00:01Z"}"#
+        );
+    }
+
+    #[test]
+    fn times_beyond_the_calendar_do_not_fail() {
+        assert!(format_time_ns(i128::MAX).starts_with("9999"));
+        assert!(format_time_ns(i128::MIN).starts_with("-009999"));
+    }
+}
