@@ -7,6 +7,8 @@ pub mod accounts;
 pub mod admission;
 pub mod clock;
 pub mod config;
+pub mod disk;
 pub mod lease;
 pub mod status;
+pub mod store;
 pub mod subnet;

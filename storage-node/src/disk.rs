@@ -1,0 +1,238 @@
+//! What the store asks of a disk: five calls on a folder and five on a file, and their real implementation.
+//!
+//! Decides nothing about what is written. Everything that the store does to a disk goes through these two traits,
+//! so that a simulated disk that loses, reorders and tears un-synced writes can take the real one's place.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Advice, FlockOperation};
+
+/// One folder of plain files, and the device under it.
+pub trait Disk: Send + Sync + 'static {
+    /// An open file of this folder; stays readable while it is held, even after [`Disk::remove`].
+    type File: DiskFile;
+
+    /// Names of all plain files in the folder, in no order.
+    ///
+    /// # Errors
+    /// Whatever the device reports.
+    fn list(&self) -> io::Result<Vec<String>>;
+
+    /// Opens a file for reading and writing. With `create` the file must not exist yet.
+    ///
+    /// # Errors
+    /// `NotFound` without `create`, `AlreadyExists` with it, or whatever the device reports.
+    fn open(&self, name: &str, create: bool) -> io::Result<Self::File>;
+
+    /// Removes a file's name; durable only after [`Disk::sync_folder`].
+    ///
+    /// # Errors
+    /// `NotFound`, or whatever the device reports.
+    fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Makes earlier creations and removals of names durable.
+    ///
+    /// # Errors
+    /// Whatever the device reports.
+    fn sync_folder(&self) -> io::Result<()>;
+
+    /// Bytes that this process may still write to the device.
+    ///
+    /// # Errors
+    /// Whatever the device reports.
+    fn free_bytes(&self) -> io::Result<u64>;
+}
+
+/// One open file; all calls may run at the same time.
+pub trait DiskFile: Send + Sync + 'static {
+    /// Reads at an offset as much as there is, up to the buffer's length; less only at the end of the file.
+    ///
+    /// # Errors
+    /// Whatever the device reports.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Writes all bytes at an offset, growing the file where needed; durable only after [`DiskFile::sync`].
+    ///
+    /// # Errors
+    /// `StorageFull`, or whatever the device reports; part of the bytes may be written then.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Makes every write that returned before this call durable, the file's length included.
+    ///
+    /// # Errors
+    /// Whatever the device reports; nothing un-synced may be trusted after that, even if a later call succeeds.
+    fn sync(&self) -> io::Result<()>;
+
+    /// The file's length in bytes.
+    ///
+    /// # Errors
+    /// Whatever the device reports.
+    fn len(&self) -> io::Result<u64>;
+
+    /// Whether the file has no bytes.
+    ///
+    /// # Errors
+    /// Whatever the device reports.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Sets the file's length; new bytes read as zero.
+    ///
+    /// # Errors
+    /// Whatever the device reports.
+    fn truncate(&self, length: u64) -> io::Result<()>;
+}
+
+/// Name of the file whose advisory lock keeps a second node out of a data folder.
+pub const LOCK_FILE: &str = "lock";
+
+/// A folder of the operating system's file system, locked against other processes while it is open.
+#[derive(Debug)]
+pub struct FileDisk {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl FileDisk {
+    /// Opens a folder that exists and locks it.
+    ///
+    /// # Errors
+    /// `NotFound` when the folder is missing, `WouldBlock` when another process has it locked.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        if !fs::metadata(path)?.is_dir() {
+            return Err(io::Error::new(io::ErrorKind::NotADirectory, format!("{} is not a folder", path.display())));
+        }
+        let lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path.join(LOCK_FILE))?;
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Self { path: path.to_path_buf(), _lock: lock })
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Disk for FileDisk {
+    type File = RealFile;
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            if entry.file_type()?.is_file()
+                && let Ok(name) = entry.file_name().into_string()
+            {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    fn open(&self, name: &str, create: bool) -> io::Result<RealFile> {
+        let file =
+            OpenOptions::new().read(true).write(true).create_new(create).mode(0o600).open(self.path.join(name))?;
+        Ok(RealFile { file })
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.path.join(name))
+    }
+
+    fn sync_folder(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        let status = rustix::fs::statvfs(&self.path)?;
+        Ok(status.f_bavail.saturating_mul(status.f_frsize))
+    }
+}
+
+/// A file of a [`FileDisk`].
+#[derive(Debug)]
+pub struct RealFile {
+    file: File,
+}
+
+impl DiskFile for RealFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.file.read_at(&mut buffer[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let result = self.file.sync_data();
+        if result.is_err() {
+            // The page cache may go on showing what never reached the disk: make the re-verification read the disk.
+            let _ = rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed);
+        }
+        result
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn truncate(&self, length: u64) -> io::Result<()> {
+        self.file.set_len(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_locked_against_a_second_opening() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = FileDisk::open(folder.path()).unwrap();
+        assert_eq!(FileDisk::open(folder.path()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(first);
+        FileDisk::open(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn files_keep_what_was_written_and_survive_their_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = FileDisk::open(folder.path()).unwrap();
+        assert_eq!(disk.open("a", false).unwrap_err().kind(), io::ErrorKind::NotFound);
+        let file = disk.open("a", true).unwrap();
+        assert_eq!(disk.open("a", true).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        file.write_at(b"stone", 3).unwrap();
+        file.sync().unwrap();
+        disk.sync_folder().unwrap();
+        let mut buffer = [0xff; 16];
+        assert_eq!(file.read_at(&mut buffer, 1).unwrap(), 7);
+        assert_eq!(&buffer[..7], b"\0\0stone");
+        assert!(disk.list().unwrap().contains(&"a".to_owned()));
+        disk.remove("a").unwrap();
+        assert!(!disk.list().unwrap().contains(&"a".to_owned()));
+        file.truncate(4).unwrap();
+        assert_eq!(file.len().unwrap(), 4);
+        assert!(disk.free_bytes().unwrap() > 0);
+    }
+}
