@@ -7,12 +7,14 @@ pub mod ids;
 pub mod keys;
 pub mod limits;
 pub mod policy;
+pub mod region;
 pub mod seal;
 mod secret;
 pub mod segment;
 pub mod session;
 pub mod sign;
 pub mod size;
+pub mod wire;
 
 /// The wire's messages as prost generates them from `schema/dolmen.proto`; use [`wire`](crate) types at the borders.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]

@@ -91,6 +91,8 @@ pub const ROOTS_PER_CALL_MAX: usize = 1024;
 pub const LEASES_PER_LIST_MAX: usize = 256;
 /// Longest message of an error on the wire.
 pub const ERROR_MESSAGE_MAX_BYTES: usize = 256;
+/// Longest `retry_after` that is believed.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 /// Largest signed node record.
 pub const NODE_RECORD_MAX_BYTES: usize = 4 * 1024;
 /// Most addresses of one plane in a node record.
@@ -104,6 +106,8 @@ pub const LINK_MAX_CHARS: usize = 2048;
 
 /// A stream on which no byte moves for this long is given up; there is no limit on a whole transfer.
 pub const PROGRESS_DEADLINE: Duration = Duration::from_secs(30);
+/// After twice [`PROGRESS_DEADLINE`] a transfer slower than this on average is given up: a peer cannot hold one by trickling.
+pub const PACE_MIN_BYTES_PER_SECOND: u64 = 128;
 /// A client refuses a node whose clock is further off than this.
 pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(10 * 60);
 /// Expiry tolerates this much disagreement between clocks.

@@ -21,6 +21,8 @@ pub enum SignatureKind {
     Lease,
     /// A node's statement that it holds a shard, by the node key.
     Receipt,
+    /// A node's statement that it holds many shards until a later time, by the node key.
+    RenewReceipt,
     /// An owner's certificate for a steward's key, by the account.
     Grant,
     /// A request to renew, by the renew key or a granted steward.
@@ -41,6 +43,7 @@ impl SignatureKind {
             Self::Successor => b"dolmen/successor/v1\0",
             Self::Lease => b"dolmen/lease/v1\0",
             Self::Receipt => b"dolmen/receipt/v1\0",
+            Self::RenewReceipt => b"dolmen/renew-receipt/v1\0",
             Self::Grant => b"dolmen/grant/v1\0",
             Self::Renew => b"dolmen/renew/v1\0",
             Self::Delete => b"dolmen/delete/v1\0",
