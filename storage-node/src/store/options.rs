@@ -89,6 +89,9 @@ pub struct LeaseRecord {
     pub until: Timestamp,
     /// When the terms were signed.
     pub issued_at: Timestamp,
+    /// The service's own mark, such as whom the bytes are charged to: the store never reads it, keeps it in the index
+    /// and hands it back in every summary, so that balances are rebuilt and settled without reading terms from disk.
+    pub mark: [u8; 16],
     /// The signed terms as they were received; at most [`super::LEASE_TERMS_MAX_BYTES`].
     pub terms: Bytes,
 }
@@ -124,6 +127,8 @@ pub struct LeaseSummary {
     pub length_bytes: u32,
     /// When the lease ends.
     pub until: Timestamp,
+    /// The mark that it was put with: [`LeaseRecord::mark`].
+    pub mark: [u8; 16],
 }
 
 /// A head as it was put.
