@@ -3,11 +3,16 @@
 //! Nothing in this crate opens a file or a socket, reads a clock or draws a random number; times and seeds are
 //! passed in. `clippy.toml` beside this crate and `tests/tidy.rs` hold it to that.
 
+pub mod chunk;
+pub mod erasure;
 pub mod ids;
 pub mod keys;
 pub mod limits;
+pub mod mask;
+pub mod pack;
 pub mod policy;
 pub mod region;
+pub mod root;
 pub mod seal;
 mod secret;
 pub mod segment;

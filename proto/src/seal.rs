@@ -248,3 +248,138 @@ pub fn open_frames(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn noise(seed: u64, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+        bytes
+    }
+
+    fn sealed(plain: &[u8]) -> (ChunkKey, Vec<u8>) {
+        let key = chunk_key(&DedupKey::new([7; 32]), Codec::Plain, plain);
+        let mut out = vec![0xee; sealed_len(plain.len())];
+        seal_into(&key, plain, &mut out).expect("a legal chunk");
+        (key, out)
+    }
+
+    fn length() -> impl Strategy<Value = usize> {
+        let border = (1usize..5, 0usize..3).prop_map(|(frames, around)| frames * FRAME_PLAIN_BYTES + around - 1);
+        prop_oneof![1usize..100, 1usize..80_000, border]
+    }
+
+    #[test]
+    fn lengths_agree_both_ways() {
+        let mut expected = 1;
+        for sealed_bytes in 0..200_000 {
+            match plain_len(sealed_bytes) {
+                Some(plain_bytes) => {
+                    assert_eq!(plain_bytes, expected, "plain lengths follow one another");
+                    assert_eq!(sealed_len(plain_bytes), sealed_bytes);
+                    expected += 1;
+                }
+                None => assert_ne!(sealed_len(expected), sealed_bytes),
+            }
+        }
+        assert_eq!(plain_len(SEALED_CHUNK_MAX_BYTES), Some(CHUNK_MAX_BYTES));
+        assert_eq!(plain_len(SEALED_CHUNK_MAX_BYTES + 1), None);
+        assert_eq!(plain_len(usize::MAX), None);
+    }
+
+    #[test]
+    fn empty_and_oversized_chunks_are_refused() {
+        let key = ChunkKey::new([1; 32]);
+        assert_eq!(seal_into(&key, &[], &mut []), Err(SealError::ChunkLength(0)));
+        let long = vec![0; CHUNK_MAX_BYTES + 1];
+        assert_eq!(seal_into(&key, &long, &mut []), Err(SealError::ChunkLength(long.len())));
+        assert_eq!(seal_into(&key, &[1], &mut [0; 16]), Err(SealError::OutputLength { expected: 17, found: 16 }));
+        for impossible in [0, 1, 16, FRAME_STORED_BYTES + 16] {
+            assert_eq!(open_into(&key, &vec![0; impossible], &mut Vec::new()), Err(OpenError::ChunkLength(impossible)));
+        }
+    }
+
+    #[test]
+    fn key_and_id_depend_on_content_and_dataset_only() {
+        let (one, other) = (DedupKey::new([1; 32]), DedupKey::new([2; 32]));
+        let key = chunk_key(&one, Codec::Plain, b"content");
+        assert_eq!(chunk_key(&one, Codec::Plain, b"content").id(), key.id());
+        assert_ne!(chunk_key(&other, Codec::Plain, b"content").id(), key.id());
+        assert_ne!(chunk_key(&one, Codec::Plain, b"contents").id(), key.id());
+        assert_ne!(key.id().as_bytes(), key.expose());
+    }
+
+    #[test]
+    fn codecs_round_trip_through_their_byte() {
+        assert_eq!(Codec::from_byte(Codec::Plain.to_byte()), Some(Codec::Plain));
+        assert!((1..=255).all(|byte| Codec::from_byte(byte).is_none()));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(96))]
+
+        #[test]
+        fn what_is_sealed_opens_again(seed: u64, length in length()) {
+            let plain = noise(seed, length);
+            let (key, stored) = sealed(&plain);
+            let mut out = vec![1, 2, 3];
+            prop_assert_eq!(open_into(&key, &stored, &mut out), Ok(()));
+            prop_assert_eq!(out, plain);
+        }
+
+        #[test]
+        fn any_flipped_bit_is_refused(seed: u64, length in length(), bit: prop::sample::Index) {
+            let (key, mut stored) = sealed(&noise(seed, length));
+            let bit = bit.index(stored.len() * 8);
+            stored[bit / 8] ^= 1 << (bit % 8);
+            let mut out = Vec::new();
+            prop_assert_eq!(open_into(&key, &stored, &mut out), Err(OpenError::Tag(bit / 8 / FRAME_STORED_BYTES)));
+            prop_assert!(out.is_empty());
+        }
+
+        #[test]
+        fn frames_cannot_be_swapped_dropped_or_cut_off(seed: u64, frames in 2usize..5, drop: prop::sample::Index) {
+            let (key, stored) = sealed(&noise(seed, frames * FRAME_PLAIN_BYTES));
+            let mut out = Vec::new();
+            let mut swapped = stored.clone();
+            let (left, right) = swapped.split_at_mut(FRAME_STORED_BYTES);
+            left.swap_with_slice(&mut right[..FRAME_STORED_BYTES]);
+            prop_assert_eq!(open_into(&key, &swapped, &mut out), Err(OpenError::Tag(0)));
+            let mut dropped = stored.clone();
+            let start = drop.index(frames) * FRAME_STORED_BYTES;
+            dropped.drain(start..start + FRAME_STORED_BYTES);
+            prop_assert!(matches!(open_into(&key, &dropped, &mut out), Err(OpenError::Tag(_))));
+        }
+
+        #[test]
+        fn any_range_opens_from_its_frames(
+            seed: u64, length in length(), from: prop::sample::Index, share: prop::sample::Index,
+        ) {
+            let plain = noise(seed, length);
+            let (key, stored) = sealed(&plain);
+            let offset = from.index(length);
+            let count = 1 + share.index(length - offset);
+            let span = frames_covering(length, offset, count).expect("inside");
+            let frames = &stored[span.sealed_offset..][..span.sealed_bytes];
+            let mut out = vec![0; span.sealed_bytes - span.sealed_bytes.div_ceil(FRAME_STORED_BYTES) * TAG_BYTES];
+            prop_assert_eq!(open_frames(&key, stored.len(), span.first_frame, frames, &mut out), Ok(()));
+            prop_assert_eq!(&out[span.skip_bytes..][..count], &plain[offset..][..count]);
+            prop_assert!(frames_covering(length, offset, length - offset + 1).is_none());
+            prop_assert!(frames_covering(length, offset, 0).is_none());
+            prop_assert!(frames_covering(length, usize::MAX, usize::MAX).is_none());
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_open_and_never_panic(
+            total in 0usize..100_000, first in 0usize..10, bytes in prop::collection::vec(any::<u8>(), 0..40_000), room in 0usize..40_000,
+        ) {
+            let key = ChunkKey::new([1; 32]);
+            prop_assert!(open_into(&key, &bytes, &mut Vec::new()).is_err());
+            let mut out = vec![0; room];
+            prop_assert!(open_frames(&key, total, first, &bytes, &mut out).is_err());
+        }
+    }
+}

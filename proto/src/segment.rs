@@ -305,3 +305,161 @@ const fn padme_up(length: usize) -> usize {
 const fn padme_down(length: usize) -> usize {
     length & !padme_mask(length)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn policies() -> impl Strategy<Value = Policy> {
+        (1u8..=64, 0u8..=63).prop_map(|(k, m)| Policy::new(k, k.saturating_add(m).min(64)).expect("legal"))
+    }
+
+    #[test]
+    fn a_full_segment_wastes_nothing() {
+        for k in 1..=64 {
+            let policy = Policy::new(k, k).expect("legal");
+            let capacity = Geometry::capacity(policy);
+            let geometry = Geometry::for_payload(policy, capacity).expect("full");
+            assert_eq!(geometry.data_bytes() as usize, capacity);
+            assert!(capacity > SEGMENT_MAX_BYTES / 16 * 15, "{policy} holds only {capacity}");
+            let over = Geometry::for_payload(policy, capacity + 1);
+            assert!(matches!(over, Err(SegmentError::TooLarge { .. })));
+        }
+    }
+
+    #[test]
+    fn padme_lengths_are_few_and_cost_little() {
+        let lengths: std::collections::BTreeSet<usize> = (1..=SEGMENT_MAX_BYTES).step_by(97).map(padme_up).collect();
+        assert!(lengths.len() < 400, "{} lengths", lengths.len());
+        assert_eq!(padme_up(9), 10);
+        assert_eq!(padme_up(1_000_001), 1_015_808);
+        for length in 1..100_000 {
+            let rounded = padme_up(length);
+            assert!(rounded >= length && (rounded - length) * 100 <= length * 12, "{length} became {rounded}");
+            assert_eq!(padme_up(rounded), rounded);
+            let down = padme_down(length);
+            assert!(down <= length && padme_up(down) == down);
+        }
+    }
+
+    #[test]
+    fn an_empty_segment_and_foreign_roots_are_refused() {
+        let policy = Policy::new(2, 4).expect("legal");
+        assert_eq!(Geometry::for_payload(policy, 0), Err(SegmentError::Empty));
+        let geometry = Geometry::for_payload(policy, 5000).expect("fits");
+        let nonce = SegmentNonce::new([1; 32]);
+        let roots = [ShardRoot::new([2; 32]); 5];
+        assert!(geometry.segment_id(&nonce, &roots[..4]).is_ok());
+        assert_eq!(geometry.segment_id(&nonce, &roots), Err(SegmentError::RootCount { expected: 4, found: 5 }));
+        let dedup = DedupKey::new([3; 32]);
+        assert_eq!(SegmentNonce::derive(&dedup, &geometry, &[]), Err(SegmentError::ChunkCount(0)));
+    }
+
+    #[test]
+    fn everything_that_makes_a_segment_changes_its_nonce_and_id() {
+        let dedup = DedupKey::new([3; 32]);
+        let (first, second) = (ChunkId::new([1; 32]), ChunkId::new([2; 32]));
+        let geometry = |k, n, payload| Geometry::for_payload(Policy::new(k, n).expect("legal"), payload).expect("fits");
+        let nonce = |dedup: &DedupKey, geometry, chunks: &[(ChunkId, u32)]| {
+            SegmentNonce::derive(dedup, &geometry, chunks).expect("chunks")
+        };
+        let one = geometry(2, 4, 5000);
+        let nonces = [
+            nonce(&dedup, one, &[(first, 0), (second, 9)]),
+            nonce(&dedup, one, &[(second, 0), (first, 9)]),
+            nonce(&dedup, one, &[(first, 0), (second, 10)]),
+            nonce(&dedup, one, &[(first, 0)]),
+            nonce(&dedup, geometry(2, 4, 5001), &[(first, 0), (second, 9)]),
+            nonce(&dedup, geometry(2, 5, 5000), &[(first, 0), (second, 9)]),
+            nonce(&dedup, geometry(1, 4, 5000), &[(first, 0), (second, 9)]),
+            nonce(&DedupKey::new([4; 32]), one, &[(first, 0), (second, 9)]),
+        ];
+        let distinct: std::collections::BTreeSet<_> = nonces.iter().collect();
+        assert_eq!(distinct.len(), nonces.len());
+        let (a, b) = (ShardRoot::new([5; 32]), ShardRoot::new([6; 32]));
+        let ids = [
+            one.segment_id(&nonces[0], &[a, a, a, b]),
+            one.segment_id(&nonces[0], &[b, a, a, a]),
+            one.segment_id(&nonces[1], &[a, a, a, b]),
+            geometry(2, 4, 5001).segment_id(&nonces[0], &[a, a, a, b]),
+        ];
+        let distinct: std::collections::BTreeSet<_> = ids.iter().map(|id| id.expect("four roots")).collect();
+        assert_eq!(distinct.len(), ids.len());
+    }
+
+    #[test]
+    fn padding_depends_on_its_place_only() {
+        let mut padding = Padding::new(&DedupKey::new([1; 32]), &SegmentNonce::new([2; 32]));
+        let mut whole = [0xee; 500];
+        padding.fill(70, &mut whole);
+        let mut part = [0xdd; 100];
+        padding.fill(300, &mut part);
+        assert_eq!(part, whole[230..330]);
+        let mut other = [0; 500];
+        Padding::new(&DedupKey::new([1; 32]), &SegmentNonce::new([3; 32])).fill(70, &mut other);
+        assert_ne!(other, whole);
+    }
+
+    proptest! {
+        #[test]
+        fn a_geometry_holds_its_payload_and_is_the_only_one(policy in policies(), share in 0.0f64..1.0) {
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+            let payload = 1 + ((Geometry::capacity(policy) - 1) as f64 * share * share) as usize;
+            let geometry = Geometry::for_payload(policy, payload).expect("fits");
+            let (k, shard) = (usize::from(policy.k()), geometry.shard_bytes() as usize);
+            let step = step(payload);
+            prop_assert!(shard.is_multiple_of(step));
+            prop_assert!(geometry.data_bytes() as usize >= payload);
+            prop_assert!(geometry.data_bytes() as usize <= SEGMENT_MAX_BYTES);
+            prop_assert_eq!(geometry.payload_bytes() as usize, payload);
+            // Padmé costs 12 % at most, the step less than itself for every shard.
+            let ceiling = payload.div_ceil(k) * 112 / 100 + step;
+            prop_assert!(shard <= ceiling, "{shard} for {payload} over {k}");
+            if payload >= k * 512 * 1024 {
+                prop_assert!((shard * k - payload) * 100 <= payload * 13);
+            }
+            prop_assert_eq!(Geometry::from_parts(policy, geometry.payload_bytes(), geometry.shard_bytes()), Ok(geometry));
+            for wrong in [0, geometry.shard_bytes() - 1, geometry.shard_bytes() + 1024, u32::MAX] {
+                prop_assert!(Geometry::from_parts(policy, geometry.payload_bytes(), wrong).is_err());
+            }
+        }
+
+        #[test]
+        fn any_parts_parse_without_panic(policy in policies(), payload: u32, shard: u32) {
+            if let Ok(geometry) = Geometry::from_parts(policy, payload, shard) {
+                prop_assert_eq!((geometry.payload_bytes(), geometry.shard_bytes()), (payload, shard));
+            }
+        }
+
+        #[test]
+        fn small_segments_fill_up_too(policy in policies(), segment in 0usize..3_000_000) {
+            let capacity = Geometry::capacity_within(policy, segment);
+            prop_assert!(capacity <= segment);
+            prop_assert_eq!(capacity == 0, segment < usize::from(policy.k()) * 1024);
+            if capacity > 0 {
+                prop_assert_eq!(Geometry::for_payload(policy, capacity).expect("fits").data_bytes() as usize, capacity);
+            }
+        }
+
+        #[test]
+        fn pieces_cover_a_range_once_and_in_order(
+            policy in policies(), payload in 1usize..2_000_000, from: prop::sample::Index, share: prop::sample::Index,
+        ) {
+            let geometry = Geometry::for_payload(policy, payload).expect("fits");
+            let offset = from.index(geometry.data_bytes() as usize);
+            let length = share.index(geometry.data_bytes() as usize - offset + 1);
+            let narrow = |value: usize| u32::try_from(value).expect("small");
+            let mut at = offset;
+            for piece in geometry.pieces(narrow(offset), narrow(length)).expect("inside") {
+                prop_assert!(piece.length > 0 && piece.offset + piece.length <= geometry.shard_bytes());
+                prop_assert!(piece.shard.to_byte() < policy.k());
+                prop_assert_eq!(piece.shard.get() * geometry.shard_bytes() as usize + piece.offset as usize, at);
+                at += piece.length as usize;
+            }
+            prop_assert_eq!(at, offset + length);
+            prop_assert!(geometry.pieces(geometry.data_bytes(), 1).is_err());
+            prop_assert!(geometry.pieces(u32::MAX, u32::MAX).is_err());
+        }
+    }
+}
