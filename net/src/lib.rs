@@ -1,1 +1,31 @@
-//! Placeholder.
+//! What both ends of Dolmen share of the network: the data plane, the directory and the driver of sessions.
+//!
+//! One Ed25519 key ([`Identity`]) stands for a node on both planes. The *data plane* moves bytes: QUIC on a UDP port of
+//! its own, one bidirectional stream for each request ([`DataClient`], [`DataServer`]). The *directory* finds nodes.
+//! [`driver::run`] runs the sessions of `dolmen-proto` over both.
+//!
+//! Threading: everything runs on the caller's tokio runtime. quinn has one task for each socket and one for each
+//! connection, a server one more for each connection and each request; none of ours blocks a thread.
+//!
+//! Never seen here: keys other than the node's, plaintext, what a shard means.
+
+mod client;
+mod datagram;
+pub mod driver;
+mod endpoint;
+mod identity;
+mod options;
+mod pool;
+mod server;
+mod stream;
+mod tls;
+mod windows;
+
+pub use client::{CallError, ClientError, DataClient, LocalFault, NodeAddress, Payload, PeerFault, Response};
+pub use datagram::{PathClass, PathReport};
+pub use endpoint::SocketReport;
+pub use identity::{Identity, IdentityError};
+pub use options::{DataPlaneOptions, OptionsError};
+pub use server::{DataServer, Handler, Peer, Replier, ServerError, ServerReport};
+pub use stream::{PayloadReader, PayloadWriter, StreamError, code};
+pub use tls::TlsError;
