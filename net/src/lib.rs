@@ -11,6 +11,7 @@
 
 mod client;
 mod datagram;
+pub mod directory;
 pub mod driver;
 mod endpoint;
 mod identity;
