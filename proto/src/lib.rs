@@ -3,6 +3,7 @@
 //! Nothing in this crate opens a file or a socket, reads a clock or draws a random number; times and seeds are
 //! passed in. `clippy.toml` beside this crate and `tests/tidy.rs` hold it to that.
 
+pub mod attempt;
 pub mod chunk;
 pub mod erasure;
 pub mod ids;
@@ -10,6 +11,7 @@ pub mod keys;
 pub mod limits;
 pub mod mask;
 pub mod pack;
+pub mod placement;
 pub mod policy;
 pub mod region;
 pub mod root;
