@@ -106,11 +106,11 @@ impl TransferClock {
     }
 }
 
-/// The middle one of these durations, the lower of two; `None` of none.
+/// The middle one of these durations, the longer of two; `None` of none.
 pub(crate) fn median(durations: &[Duration]) -> Option<Duration> {
     let mut sorted = durations.to_vec();
     sorted.sort_unstable();
-    sorted.get(sorted.len().checked_sub(1)? / 2).copied()
+    sorted.get(sorted.len() / 2).copied()
 }
 
 #[cfg(test)]
@@ -163,11 +163,11 @@ mod tests {
     }
 
     #[test]
-    fn the_median_of_an_even_count_is_the_lower_one() {
+    fn the_median_of_an_even_count_is_the_longer_one() {
         let of =
             |seconds: &[u64]| median(&seconds.iter().map(|second| Duration::from_secs(*second)).collect::<Vec<_>>());
         assert_eq!(of(&[]), None);
         assert_eq!(of(&[3]), Some(Duration::from_secs(3)));
-        assert_eq!(of(&[4, 1, 3, 2]), Some(Duration::from_secs(2)));
+        assert_eq!(of(&[4, 1, 3, 2]), Some(Duration::from_secs(3)));
     }
 }

@@ -21,6 +21,9 @@ pub mod segment;
 pub mod session;
 pub mod sign;
 pub mod size;
+pub mod upload;
+#[cfg(test)]
+mod virtual_driver;
 pub mod wire;
 
 /// The wire's messages as prost generates them from `schema/dolmen.proto`; use [`wire`](crate) types at the borders.
