@@ -5,10 +5,14 @@
 
 pub mod attempt;
 pub mod chunk;
+pub mod codec;
 pub mod erasure;
+pub mod head;
 pub mod ids;
 pub mod keys;
 pub mod limits;
+pub mod link;
+pub mod manifest;
 pub mod mask;
 pub mod pack;
 pub mod placement;
@@ -21,10 +25,12 @@ pub mod segment;
 pub mod session;
 pub mod sign;
 pub mod size;
+pub mod table;
+pub mod tree;
 pub mod upload;
-#[cfg(test)]
 mod virtual_driver;
 pub mod wire;
+#[cfg(test)]
 
 /// The wire's messages as prost generates them from `schema/dolmen.proto`; use [`wire`](crate) types at the borders.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]

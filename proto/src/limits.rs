@@ -57,7 +57,11 @@ pub const CODING_CELL_BYTES: usize = 8 * 1024;
 pub const BLOB_MAX_BYTES: usize = CHUNK_MAX_BYTES;
 /// Size at which a document tree's leaf is split, in encoded bytes.
 pub const BLOB_TARGET_BYTES: usize = 64 * 1024;
-/// Deepest tree of blobs that a reader follows.
+/// Largest encoded node of a document tree; a node ends before an item that would bring it over.
+pub const TREE_BLOB_MAX_BYTES: usize = 4 * BLOB_TARGET_BYTES;
+/// Smallest encoded node that a writer ends by content.
+pub const TREE_SPLIT_MIN_BYTES: usize = BLOB_TARGET_BYTES / 4;
+/// Deepest tree of blobs that a reader follows, in blobs.
 pub const TREE_DEPTH_MAX: usize = 16;
 /// Longest name of one path component, in bytes.
 pub const NAME_MAX_BYTES: usize = 1024;
@@ -67,6 +71,32 @@ pub const FOLDER_DEPTH_MAX: usize = 256;
 pub const SYMLINK_MAX_BYTES: usize = 4096;
 /// Largest sum of extended attributes of one entry.
 pub const XATTRS_MAX_BYTES: usize = 64 * 1024;
+/// Most extended attributes of one entry.
+pub const XATTRS_MAX: usize = 1024;
+/// Longest name of an extended attribute, in bytes.
+pub const XATTR_NAME_MAX_BYTES: usize = 255;
+/// Most extents that stand in the entry itself; a file with more has an extent tree.
+pub const EXTENTS_INLINE_MAX: usize = 1000;
+/// Largest root blob of a snapshot.
+pub const SNAPSHOT_ROOT_MAX_BYTES: usize = 128 * 1024;
+/// Most extension fields of one document or entry.
+pub const EXTENSIONS_MAX: usize = 256;
+/// Largest sum of the extension values of one document or entry.
+pub const EXTENSIONS_MAX_BYTES: usize = 64 * 1024;
+/// Longest name of a release in a document's needs, in bytes.
+pub const NEEDS_RELEASE_MAX_BYTES: usize = 32;
+/// Most nodes that a base table names.
+pub const TABLE_NODES_MAX: usize = 16_384;
+/// Most stewards that a base table names.
+pub const TABLE_STEWARDS_MAX: usize = 64;
+/// Most segment rows that stand in the table's root itself; a table with more has a row tree.
+pub const TABLE_ROWS_INLINE_MAX: usize = 64;
+/// Most segments, beside the one of its root, that blobs of a base table lie in.
+pub const TABLE_FURTHER_SEGMENTS_MAX: usize = 2048;
+/// Most addresses of a node in a document.
+pub const DOCUMENT_ADDRESSES_MAX: usize = 8;
+/// Largest signed receipt as a document keeps it.
+pub const RECEIPT_MAX_BYTES: usize = 1024;
 /// Longest message of a snapshot, in bytes.
 pub const MESSAGE_MAX_BYTES: usize = 4096;
 
@@ -101,6 +131,8 @@ pub const NODE_ADDRESSES_MAX: usize = 8;
 pub const NODE_TEXT_MAX_BYTES: usize = 256;
 /// Most bootstrap addresses in a link.
 pub const LINK_BOOTSTRAP_MAX: usize = 8;
+/// Longest bootstrap address in a link, in bytes.
+pub const LINK_ADDRESS_MAX_BYTES: usize = 200;
 /// Longest link text.
 pub const LINK_MAX_CHARS: usize = 2048;
 
@@ -142,6 +174,18 @@ const _: () = {
     assert!(SHARDS_MAX <= 255, "a shard index is a byte and GF(2^8) has 255 places");
     assert!(DOCUMENT_SHARDS_MAX <= SHARDS_MAX);
     assert!(DOCUMENT_SHARDS_MAX * 64 < HEAD_MAX_BYTES, "roots and nodes of a document segment fit a head");
+    assert!(TREE_SPLIT_MIN_BYTES < BLOB_TARGET_BYTES && BLOB_TARGET_BYTES < TREE_BLOB_MAX_BYTES);
+    assert!(TREE_BLOB_MAX_BYTES <= BLOB_MAX_BYTES && SNAPSHOT_ROOT_MAX_BYTES <= BLOB_MAX_BYTES);
+    assert!(
+        EXTENTS_INLINE_MAX * 73 + XATTRS_MAX_BYTES + XATTRS_MAX * 6 + EXTENSIONS_MAX_BYTES + EXTENSIONS_MAX * 6 + 8192
+            <= TREE_BLOB_MAX_BYTES,
+        "the largest entry fits a blob"
+    );
+    assert!(MESSAGE_MAX_BYTES + EXTENSIONS_MAX_BYTES + EXTENSIONS_MAX * 6 + 1024 <= SNAPSHOT_ROOT_MAX_BYTES);
+    assert!(
+        DOCUMENT_SHARDS_MAX * (32 + 1 + 32 + 1 + DOCUMENT_ADDRESSES_MAX * 19) + 1024 <= HEAD_MAX_BYTES,
+        "a head can name every shard of a document segment with all its addresses"
+    );
     assert!(HEAD_WRITE_QUORUM * 2 > HEAD_POINTS, "two writes of a head meet");
     assert!(HEADS_PER_POINT_MAX * HEAD_MAX_BYTES < WIRE_HEADER_MAX_BYTES, "all heads of a point fit a reply");
     assert!(ROOTS_PER_CALL_MAX * 56 < WIRE_HEADER_MAX_BYTES, "a full call fits a header");
