@@ -28,9 +28,9 @@ pub mod size;
 pub mod table;
 pub mod tree;
 pub mod upload;
+#[cfg(test)]
 mod virtual_driver;
 pub mod wire;
-#[cfg(test)]
 
 /// The wire's messages as prost generates them from `schema/dolmen.proto`; use [`wire`](crate) types at the borders.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
