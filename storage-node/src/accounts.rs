@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use dolmen_proto::ids::AccountId;
 
+use crate::lease::StewardTag;
 use crate::subnet::Subnet;
 
 /// Bytes that a lease is charged beyond its shard's: what its records and index entries take.
@@ -41,16 +42,7 @@ pub struct Payer {
     /// Where the put came from; `None`: a local network, which no subnet limit counts.
     pub subnet: Option<Subnet>,
     /// The steward who put it by the account's grant.
-    pub steward: Option<StewardShare>,
-}
-
-/// A steward's share of an account: its key and the most bytes that the grant allows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StewardShare {
-    /// The steward's public key.
-    pub steward: [u8; 32],
-    /// Most bytes that it may hold in the account's name.
-    pub quota_bytes: u64,
+    pub steward: Option<StewardTag>,
 }
 
 /// Why bytes are not granted: the account's owner has to free some, ask the operator, or go elsewhere.
@@ -89,7 +81,7 @@ struct Balances {
     accounts: BTreeMap<AccountId, u64>,
     open_bytes: u64,
     subnets: BTreeMap<Subnet, u64>,
-    stewards: BTreeMap<(AccountId, [u8; 32]), u64>,
+    stewards: BTreeMap<(AccountId, StewardTag), u64>,
     in_flight_bytes: u64,
 }
 
@@ -126,13 +118,14 @@ impl Ledger {
         self.add(&mut self.lock(), payer, bytes);
     }
 
-    /// Reserves `bytes` for a lease of `payer`. Dropping the reservation gives them back.
+    /// Reserves `bytes` for a lease of `payer`. Dropping the reservation gives them back. `grant_bytes` is the most
+    /// that the payer's steward may hold by its grant; without a steward it does not matter.
     ///
     /// # Errors
     /// [`QuotaError`] for the narrowest limit that they do not fit.
-    pub fn reserve(self: &Arc<Self>, payer: Payer, bytes: u64) -> Result<Reservation, QuotaError> {
+    pub fn reserve(self: &Arc<Self>, payer: Payer, grant_bytes: u64, bytes: u64) -> Result<Reservation, QuotaError> {
         let mut balances = self.lock();
-        self.check(&balances, &payer, bytes)?;
+        self.check(&balances, &payer, grant_bytes, bytes)?;
         self.add(&mut balances, &payer, bytes);
         balances.in_flight_bytes = balances.in_flight_bytes.saturating_add(bytes);
         drop(balances);
@@ -168,10 +161,10 @@ impl Ledger {
         self.balances.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn check(&self, balances: &Balances, payer: &Payer, bytes: u64) -> Result<(), QuotaError> {
-        if let Some(share) = payer.steward {
-            let used = balances.stewards.get(&(payer.account, share.steward)).copied().unwrap_or(0);
-            let free_bytes = share.quota_bytes.saturating_sub(used);
+    fn check(&self, balances: &Balances, payer: &Payer, grant_bytes: u64, bytes: u64) -> Result<(), QuotaError> {
+        if let Some(steward) = payer.steward {
+            let used = balances.stewards.get(&(payer.account, steward)).copied().unwrap_or(0);
+            let free_bytes = grant_bytes.saturating_sub(used);
             if bytes > free_bytes {
                 return Err(QuotaError::Grant { free_bytes });
             }
@@ -212,8 +205,8 @@ impl Ledger {
         {
             balances.subnets.remove(&subnet);
         }
-        if let Some(share) = payer.steward {
-            let key = (payer.account, share.steward);
+        if let Some(steward) = payer.steward {
+            let key = (payer.account, steward);
             if balances.stewards.get(&key) == Some(&0) {
                 balances.stewards.remove(&key);
             }
@@ -222,7 +215,7 @@ impl Ledger {
 
     /// Every balance that counts this payer's bytes; the same ones for a charge and for giving it back.
     fn balances_of<'a>(&self, balances: &'a mut Balances, payer: &Payer) -> impl Iterator<Item = &'a mut u64> {
-        let steward = payer.steward.map(|share| balances.stewards.entry((payer.account, share.steward)).or_default());
+        let steward = payer.steward.map(|steward| balances.stewards.entry((payer.account, steward)).or_default());
         let (account, open, subnet) = if self.policy.allowed.contains_key(&payer.account) {
             (Some(balances.accounts.entry(payer.account).or_default()), None, None)
         } else {
@@ -288,9 +281,9 @@ mod tests {
     #[test]
     fn a_listed_account_has_its_own_quota_whoever_else_is_full() {
         let ledger = ledger();
-        ledger.reserve(payer(STRANGER, None), 100).expect("fits").keep();
-        ledger.reserve(payer(LISTED, HOME), 1000).expect("fits").keep();
-        let refusal = ledger.reserve(payer(LISTED, HOME), 1).expect_err("full");
+        ledger.reserve(payer(STRANGER, None), 50, 100).expect("fits").keep();
+        ledger.reserve(payer(LISTED, HOME), 50, 1000).expect("fits").keep();
+        let refusal = ledger.reserve(payer(LISTED, HOME), 50, 1).expect_err("full");
         assert_eq!(refusal, QuotaError::Account { quota_bytes: 1000, free_bytes: 0 });
         assert_eq!(ledger.used_by(&LISTED), Some(1000));
         assert_eq!(ledger.used_by(&STRANGER), None);
@@ -299,26 +292,26 @@ mod tests {
     #[test]
     fn strangers_share_one_quota_and_a_subnet_has_a_part_of_it() {
         let ledger = ledger();
-        ledger.reserve(payer(STRANGER, HOME), 60).expect("fits").keep();
+        ledger.reserve(payer(STRANGER, HOME), 50, 60).expect("fits").keep();
         let another = AccountId::new([3; 32]);
         assert_eq!(
-            ledger.reserve(payer(another, HOME), 1).expect_err("a new key does not help"),
+            ledger.reserve(payer(another, HOME), 50, 1).expect_err("a new key does not help"),
             QuotaError::Subnet { free_bytes: 0 }
         );
-        ledger.reserve(payer(another, AWAY), 40).expect("fits").keep();
+        ledger.reserve(payer(another, AWAY), 50, 40).expect("fits").keep();
         assert_eq!(
-            ledger.reserve(payer(another, None), 1).expect_err("local networks share the whole"),
+            ledger.reserve(payer(another, None), 50, 1).expect_err("local networks share the whole"),
             QuotaError::Open { free_bytes: 0 }
         );
         ledger.release(&payer(STRANGER, HOME), 60);
-        ledger.reserve(payer(another, None), 60).expect("local networks have no part of their own").keep();
+        ledger.reserve(payer(another, None), 50, 60).expect("local networks have no part of their own").keep();
     }
 
     #[test]
     fn a_put_that_comes_to_nothing_gives_its_bytes_back() {
         let ledger = ledger();
-        let reservation = ledger.reserve(payer(STRANGER, None), 100).expect("fits");
-        assert!(ledger.reserve(payer(STRANGER, None), 1).is_err(), "reserved bytes count before they arrive");
+        let reservation = ledger.reserve(payer(STRANGER, None), 50, 100).expect("fits");
+        assert!(ledger.reserve(payer(STRANGER, None), 50, 1).is_err(), "reserved bytes count before they arrive");
         assert_eq!(ledger.usage().in_flight_bytes, 100);
         drop(reservation);
         assert_eq!((ledger.usage().in_flight_bytes, ledger.usage().open_bytes), (0, 0));
@@ -327,11 +320,11 @@ mod tests {
     #[test]
     fn a_steward_is_held_to_its_grant_within_the_account() {
         let ledger = ledger();
-        let steward = Some(StewardShare { steward: [9; 32], quota_bytes: 10 });
+        let steward = Some(StewardTag::of(&[9; 32]));
         let payer = Payer { account: LISTED, subnet: None, steward };
-        ledger.reserve(payer, 10).expect("fits").keep();
-        assert_eq!(ledger.reserve(payer, 1).expect_err("used up"), QuotaError::Grant { free_bytes: 0 });
-        assert_eq!(ledger.used_by(&LISTED), Some(10));
+        ledger.reserve(payer, 50, 50).expect("fits").keep();
+        assert_eq!(ledger.reserve(payer, 50, 1).expect_err("used up"), QuotaError::Grant { free_bytes: 0 });
+        assert_eq!(ledger.used_by(&LISTED), Some(50));
     }
 
     #[test]
@@ -339,7 +332,7 @@ mod tests {
         let ledger = ledger();
         ledger.restore(&payer(STRANGER, HOME), 5000);
         assert_eq!(ledger.usage().open_bytes, 5000);
-        assert!(ledger.reserve(payer(STRANGER, AWAY), 1).is_err());
+        assert!(ledger.reserve(payer(STRANGER, AWAY), 50, 1).is_err());
     }
 
     #[test]
@@ -352,7 +345,7 @@ mod tests {
                     scope.spawn(move || {
                         let mut granted = 0;
                         for round in 0..200u64 {
-                            if let Ok(reservation) = ledger.reserve(payer(STRANGER, None), 1) {
+                            if let Ok(reservation) = ledger.reserve(payer(STRANGER, None), 50, 1) {
                                 if round.is_multiple_of(3) {
                                     drop(reservation);
                                 } else {
@@ -400,10 +393,10 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Reserve { account, subnet, steward, bytes } => {
-                        let steward = steward.then_some(StewardShare { steward: [account; 32], quota_bytes: 50 });
+                        let steward = steward.then(|| StewardTag::of(&[account; 32]));
                         let subnet = [None, HOME, AWAY][usize::from(subnet)];
                         let payer = Payer { account: AccountId::new([account; 32]), subnet, steward };
-                        if let Ok(reservation) = ledger.reserve(payer, bytes) {
+                        if let Ok(reservation) = ledger.reserve(payer, 50, bytes) {
                             open.push((reservation, payer, bytes));
                         }
                     }

@@ -13,6 +13,7 @@ use std::str::FromStr;
 
 use dolmen_proto::ids::{AccountId, OperatorId};
 use dolmen_proto::limits;
+use dolmen_proto::region::{Region, RegionError};
 use dolmen_proto::size::ByteSize;
 use serde::{Deserialize, Deserializer};
 
@@ -31,7 +32,6 @@ const KEY_FILE_DEFAULT: &str = "node.key";
 const DATA_FOLDERS_MAX: usize = 64;
 const ALLOWED_ACCOUNTS_MAX: usize = 65_536;
 const CONFIG_FILE_MAX_BYTES: u64 = 16 * limits::MIB;
-const REGION_MAX_BYTES: usize = 64;
 
 /// Why a configuration cannot be used. Always the operator's to mend; every message says how.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +82,18 @@ pub enum AcceptingMode {
     RenewOnly,
     /// Neither. Reads and deletes go on.
     None,
+}
+
+impl AcceptingMode {
+    /// As node.toml writes it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::RenewOnly => "renew-only",
+            Self::None => "none",
+        }
+    }
 }
 
 /// The name under which others reach this node, where that is not the address it listens on.
@@ -159,8 +171,8 @@ pub struct NodeConfig {
     pub open_quota_per_subnet: Option<ByteSize>,
     /// Most bytes of heads.
     pub heads_quota: ByteSize,
-    /// Where the node stands, from the large to the small: `eu-de`. Empty: not said.
-    pub region: String,
+    /// Where the node stands, from the large to the small: `eu-de`.
+    pub region: Option<Region>,
     /// Who runs the node.
     pub operator: Option<OperatorClaim>,
     /// Accounts with quotas of their own.
@@ -194,7 +206,7 @@ impl NodeConfig {
             open_quota: None,
             open_quota_per_subnet: None,
             heads_quota: HEADS_QUOTA_DEFAULT,
-            region: String::new(),
+            region: None,
             operator: None,
             allow: Vec::new(),
             accepting: AcceptingMode::All,
@@ -269,8 +281,7 @@ struct File {
     open_quota_per_subnet: Option<ByteSize>,
     #[serde(default, deserialize_with = "optional_size")]
     heads_quota: Option<ByteSize>,
-    #[serde(default)]
-    region: String,
+    region: Option<String>,
     operator: Option<OperatorTable>,
     #[serde(default)]
     allow: Vec<AllowTable>,
@@ -338,8 +349,8 @@ impl File {
         config.announce =
             self.announce.map(|text| text.parse()).transpose().map_err(|what| invalid("announce", what))?;
         config.bootstrap = self.bootstrap;
-        check_region(&self.region).map_err(|what| invalid("region", what))?;
-        config.region = self.region;
+        let region = self.region.map(|text| text.parse()).transpose();
+        config.region = region.map_err(|error: RegionError| invalid("region", error.to_string()))?;
         config.quota = self.quota;
         config.open_quota = self.open_quota;
         config.open_quota_per_subnet = self.open_quota_per_subnet;
@@ -385,16 +396,6 @@ fn check_data(data: &[PathBuf]) -> Result<(), String> {
         Some((_, twice)) => Err(format!("{} is named twice; every disk has one folder", twice.display())),
         None => Ok(()),
     }
-}
-
-fn check_region(region: &str) -> Result<(), String> {
-    let parts = region
-        .split('-')
-        .all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()));
-    if region.is_empty() || (parts && region.len() <= REGION_MAX_BYTES) {
-        return Ok(());
-    }
-    Err(format!("{region:?} is not a region; write lower-case letters and digits, from the large to the small: eu-de"))
 }
 
 impl OperatorTable {

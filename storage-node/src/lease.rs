@@ -1,95 +1,67 @@
-//! What a node writes down beside a lease: the signed words that it rests on, and whom its bytes are charged to.
+//! What a node writes down beside a lease: whom its bytes are charged to, in sixteen bytes.
 //!
-//! Decides the form of that note, which the store keeps without reading it. Never decides whether a lease is
-//! granted. A note that cannot be read costs no shard: its bytes are then charged to the account alone.
+//! Decides the form of that mark, which the store keeps in its index without reading it. Never decides whether a
+//! lease is granted. A mark that cannot be read costs no shard: its bytes are then charged to the account alone.
 
 use dolmen_proto::ids::AccountId;
 
-use crate::accounts::{Payer, StewardShare};
+use crate::accounts::Payer;
 use crate::subnet::Subnet;
 
-const VERSION: u8 = 1;
-const NO_SUBNET: u8 = 0;
-const SUBNET_V4: u8 = 4;
-const SUBNET_V6: u8 = 6;
+const VERSION_AND_NO_SUBNET: u8 = 0x10;
+const VERSION_AND_SUBNET_V4: u8 = 0x14;
+const VERSION_AND_SUBNET_V6: u8 = 0x16;
 
-/// The note beside one lease.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeaseNote {
-    /// Where the put came from; see [`Payer::subnet`].
-    pub subnet: Option<Subnet>,
-    /// The steward who put it, if one did.
-    pub steward: Option<StewardShare>,
-    /// The signed request as received, for the node's defence.
-    pub signed: Vec<u8>,
-}
+/// A steward as the books know it: the first eight bytes of the hash of its key; never 0.
+///
+/// Two stewards whose tags meet would share one grant of the same account: a nuisance to that account alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StewardTag(u64);
 
-impl LeaseNote {
-    /// The note's bytes: version, subnet, steward, then the signed request up to the end.
+impl StewardTag {
+    /// The tag of a steward's public key.
     #[must_use]
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = vec![VERSION];
-        match self.subnet {
-            None => bytes.push(NO_SUBNET),
-            Some(Subnet::V4(prefix)) => {
-                bytes.push(SUBNET_V4);
-                bytes.extend_from_slice(&prefix);
-            }
-            Some(Subnet::V6(prefix)) => {
-                bytes.push(SUBNET_V6);
-                bytes.extend_from_slice(&prefix);
-            }
-        }
-        bytes.push(u8::from(self.steward.is_some()));
-        if let Some(share) = self.steward {
-            bytes.extend_from_slice(&share.steward);
-            bytes.extend_from_slice(&share.quota_bytes.to_le_bytes());
-        }
-        bytes.extend_from_slice(&self.signed);
-        bytes
-    }
-
-    /// Reads a note; `None` when these bytes are not one of ours.
-    #[must_use]
-    pub fn parse(bytes: &[u8]) -> Option<Self> {
-        let (&[version, subnet_kind], mut rest) = bytes.split_first_chunk()?;
-        if version != VERSION {
-            return None;
-        }
-        let subnet = match subnet_kind {
-            NO_SUBNET => None,
-            SUBNET_V4 => Some(Subnet::V4(take(&mut rest)?)),
-            SUBNET_V6 => Some(Subnet::V6(take(&mut rest)?)),
-            _ => return None,
-        };
-        let steward = match take(&mut rest)? {
-            [0] => None,
-            [1] => {
-                let steward = take(&mut rest)?;
-                Some(StewardShare { steward, quota_bytes: u64::from_le_bytes(take(&mut rest)?) })
-            }
-            _ => return None,
-        };
-        Some(Self { subnet, steward, signed: rest.to_vec() })
-    }
-
-    /// Whom a lease of `account` with this note is charged to.
-    #[must_use]
-    pub fn payer(&self, account: AccountId) -> Payer {
-        Payer { account, subnet: self.subnet, steward: self.steward }
+    pub fn of(steward: &[u8; 32]) -> Self {
+        let [a, b, c, d, e, f, g, h, ..] = *blake3::hash(steward).as_bytes();
+        Self(u64::from_le_bytes([a, b, c, d, e, f, g, h]).max(1))
     }
 }
 
-/// Whom a lease is charged to by the note kept beside it, readable or not.
+/// The mark of a lease that `payer` is charged for: version and kind of subnet, six bytes of it, one of zero, the
+/// steward's tag or zero.
 #[must_use]
-pub fn payer_of(account: AccountId, note: &[u8]) -> Payer {
-    LeaseNote::parse(note).map_or(Payer { account, subnet: None, steward: None }, |note| note.payer(account))
+pub fn mark_of(payer: &Payer) -> [u8; 16] {
+    let mut mark = [0; 16];
+    match payer.subnet {
+        None => mark[0] = VERSION_AND_NO_SUBNET,
+        Some(Subnet::V4(prefix)) => {
+            mark[0] = VERSION_AND_SUBNET_V4;
+            mark[1..4].copy_from_slice(&prefix);
+        }
+        Some(Subnet::V6(prefix)) => {
+            mark[0] = VERSION_AND_SUBNET_V6;
+            mark[1..7].copy_from_slice(&prefix);
+        }
+    }
+    mark[8..].copy_from_slice(&payer.steward.map_or(0, |StewardTag(tag)| tag).to_le_bytes());
+    mark
 }
 
-fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
-    let (taken, rest) = bytes.split_first_chunk()?;
-    *bytes = rest;
-    Some(*taken)
+/// Whom a lease of `account` with this mark is charged to.
+#[must_use]
+pub fn payer_of(account: AccountId, mark: &[u8; 16]) -> Payer {
+    let [kind, a, b, c, d, e, f, _, tag @ ..] = *mark;
+    let subnet = match kind {
+        VERSION_AND_SUBNET_V4 => Some(Subnet::V4([a, b, c])),
+        VERSION_AND_SUBNET_V6 => Some(Subnet::V6([a, b, c, d, e, f])),
+        VERSION_AND_NO_SUBNET => None,
+        _ => return Payer { account, subnet: None, steward: None },
+    };
+    let steward = match u64::from_le_bytes(tag) {
+        0 => None,
+        tag => Some(StewardTag(tag)),
+    };
+    Payer { account, subnet, steward }
 }
 
 #[cfg(test)]
@@ -97,35 +69,25 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn note() -> impl Strategy<Value = LeaseNote> {
-        let subnet = prop_oneof![
-            Just(None),
-            any::<[u8; 3]>().prop_map(|prefix| Some(Subnet::V4(prefix))),
-            any::<[u8; 6]>().prop_map(|prefix| Some(Subnet::V6(prefix))),
-        ];
-        let steward = proptest::option::of((any::<[u8; 32]>(), any::<u64>()))
-            .prop_map(|share| share.map(|(steward, quota_bytes)| StewardShare { steward, quota_bytes }));
-        let signed = proptest::collection::vec(any::<u8>(), 0..300);
-        (subnet, steward, signed).prop_map(|(subnet, steward, signed)| LeaseNote { subnet, steward, signed })
-    }
-
     proptest! {
         #[test]
-        fn a_note_reads_back(note in note()) {
-            prop_assert_eq!(LeaseNote::parse(&note.to_bytes()), Some(note));
+        fn a_mark_reads_back(subnet in 0u8..3, prefix: [u8; 6], steward: Option<[u8; 32]>) {
+            let subnet = match subnet {
+                0 => None,
+                1 => Some(Subnet::V4([prefix[0], prefix[1], prefix[2]])),
+                _ => Some(Subnet::V6(prefix)),
+            };
+            let account = AccountId::new([5; 32]);
+            let payer = Payer { account, subnet, steward: steward.as_ref().map(StewardTag::of) };
+            prop_assert_eq!(payer_of(account, &mark_of(&payer)), payer);
         }
 
         #[test]
-        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            if let Some(note) = LeaseNote::parse(&bytes) {
-                prop_assert_eq!(note.to_bytes(), bytes, "there is one way to write a note");
-            }
+        fn any_mark_charges_the_account(mark: [u8; 16]) {
+            let account = AccountId::new([5; 32]);
+            let payer = payer_of(account, &mark);
+            prop_assert_eq!(payer.account, account);
+            prop_assert_eq!(payer_of(account, &mark_of(&payer)), payer, "reading and writing agree on what it says");
         }
-    }
-
-    #[test]
-    fn an_unreadable_note_still_charges_the_account() {
-        let account = AccountId::new([5; 32]);
-        assert_eq!(payer_of(account, b"rot"), Payer { account, subnet: None, steward: None });
     }
 }

@@ -5,10 +5,22 @@
 
 pub mod accounts;
 pub mod admission;
+mod announce;
+mod claims;
 pub mod clock;
 pub mod config;
 pub mod disk;
+pub mod folders;
+mod keeper;
 pub mod lease;
+pub mod node;
+pub mod serve;
+pub mod service;
 pub mod status;
 pub mod store;
 pub mod subnet;
+mod tasks;
+
+pub use config::{InitOptions, NodeConfig};
+pub use node::{Node, NodeError, run};
+pub use status::NodeStatus;

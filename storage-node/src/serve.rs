@@ -1,0 +1,331 @@
+//! The glue between the data plane and the service: streams payload to and from the disks without blocking the runtime.
+//!
+//! Decides how many calls are under way, how much of them is in memory, and when a disk that hangs is given up on.
+//! Never decides what a call deserves: that is the service's.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use dolmen_net::{Handler, PayloadReader, Peer, Replier, StreamError};
+use dolmen_proto::ids::Timestamp;
+use dolmen_proto::wire::{ErrorCode, GetRequest, PutRequest, Reply, Request, WireError};
+use futures::future::BoxFuture;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::timeout;
+
+use crate::disk::Disk;
+use crate::service::{GetPlan, PIECE_MAX_BYTES, Pending, PutInProgress, PutStart, Service};
+use crate::subnet::Subnet;
+
+/// Threads that may wait for disks at a time.
+pub const DISK_CALLS_MAX: usize = 64;
+/// Bytes of a put that are handed to the disk at a time, as long as the peer sends faster than that.
+const WRITE_BATCH_BYTES: usize = 256 * 1024;
+/// Memory that one put may use: a batch being written, one being gathered, the writer's buffer and hashes.
+const PUT_MEMORY_BYTES: usize = 2 * WRITE_BATCH_BYTES + 256 * 1024;
+/// Memory that one get may use: a piece being sent, one being read.
+const GET_MEMORY_BYTES: usize = 2 * PIECE_MAX_BYTES;
+/// One permit of the memory budget.
+const MEMORY_UNIT_BYTES: usize = 64 * 1024;
+/// How long a call waits for memory or for a thread before the peer is told to come back.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// After this long without an answer a disk is said to have failed; shorter than a client's patience.
+pub const DISK_DEADLINE: Duration = Duration::from_secs(20);
+/// When a peer may come back to a node that is busy.
+const BUSY_RETRY: Duration = Duration::from_secs(1);
+/// When a peer may come back to a node that is still reading its disks.
+const INDEXING_RETRY: Duration = Duration::from_secs(5);
+
+/// The wall clock's time.
+#[must_use]
+pub fn wall_clock() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_unix_ms(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Answers the data plane's requests from a [`Service`], once there is one.
+pub struct NodeHandler<D: Disk> {
+    inner: Arc<Inner<D>>,
+}
+
+struct Inner<D: Disk> {
+    service: OnceLock<Arc<Service<D>>>,
+    draining: AtomicBool,
+    disk_calls: Arc<Semaphore>,
+    memory: Arc<Semaphore>,
+}
+
+impl<D: Disk> Clone for NodeHandler<D> {
+    fn clone(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner) }
+    }
+}
+
+impl<D: Disk> NodeHandler<D> {
+    /// A handler whose transfers use at most about `memory_bytes`. Until [`NodeHandler::set_service`] every request is
+    /// told that the node is still reading its disks.
+    #[must_use]
+    pub fn new(memory_bytes: u64) -> Self {
+        let units = usize::try_from(memory_bytes).unwrap_or(usize::MAX) / MEMORY_UNIT_BYTES;
+        let least = (PUT_MEMORY_BYTES + GET_MEMORY_BYTES) / MEMORY_UNIT_BYTES;
+        let inner = Inner {
+            service: OnceLock::new(),
+            draining: AtomicBool::new(false),
+            disk_calls: Arc::new(Semaphore::new(DISK_CALLS_MAX)),
+            memory: Arc::new(Semaphore::new(units.clamp(least, Semaphore::MAX_PERMITS))),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// From now on the requests are answered. A second service is ignored.
+    pub fn set_service(&self, service: Arc<Service<D>>) {
+        // Set once, by whoever opened the store.
+        let _ = self.inner.service.set(service);
+    }
+
+    /// From now on new requests are told that the node is going down.
+    pub fn drain(&self) {
+        self.inner.draining.store(true, Ordering::Relaxed);
+    }
+}
+
+impl<D: Disk> Handler for NodeHandler<D> {
+    fn handle(&self, peer: Peer, request: Request, payload: PayloadReader, replier: Replier) -> BoxFuture<'static, ()> {
+        let inner = Arc::clone(&self.inner);
+        Box::pin(async move {
+            let name = request.name();
+            if let Err(error) = inner.handle(peer, request, payload, replier).await {
+                tracing::debug!(peer = %peer.id.short(), call = name, %error, "the peer did not take its answer");
+            }
+        })
+    }
+}
+
+impl<D: Disk> Inner<D> {
+    async fn handle(
+        &self,
+        peer: Peer,
+        request: Request,
+        payload: PayloadReader,
+        replier: Replier,
+    ) -> Result<(), StreamError> {
+        if self.draining.load(Ordering::Relaxed) {
+            return replier.refuse(WireError::new(ErrorCode::ShuttingDown, "the node is going down")).await;
+        }
+        let Some(service) = self.service.get().map(Arc::clone) else {
+            let error = WireError::new(ErrorCode::StillIndexing, "the node is still reading its disks");
+            return replier.refuse(error.with_retry_after(INDEXING_RETRY)).await;
+        };
+        let from = Subnet::of(peer.address.ip());
+        match request {
+            Request::Put(put) => {
+                let answer = self.put(service, put, from, payload).await;
+                replier.reply(answer.unwrap_or_else(Reply::Error)).await
+            }
+            Request::Get(get) => self.get(service, get, replier).await,
+            other => {
+                let answer = self.on_disk(move || service.answer(&other, wall_clock(), from)).await;
+                replier.reply(answer.unwrap_or_else(Reply::Error)).await
+            }
+        }
+    }
+
+    async fn put(
+        &self,
+        service: Arc<Service<D>>,
+        request: Box<PutRequest>,
+        from: Option<Subnet>,
+        mut payload: PayloadReader,
+    ) -> Result<Reply, WireError> {
+        let _memory = self.reserve_memory(PUT_MEMORY_BYTES).await?;
+        let begun = Arc::clone(&service);
+        let pending = match self.on_disk(move || begun.begin_put(&request, wall_clock(), from)).await?? {
+            PutStart::Held(pending) => *pending,
+            PutStart::Wanted(put) => self.receive(put, &mut payload).await?,
+        };
+        self.settle(service, pending).await
+    }
+
+    /// Moves the payload to the disk: one batch is written while the next one comes in.
+    async fn receive(&self, put: Box<PutInProgress<D>>, payload: &mut PayloadReader) -> Result<Pending, WireError> {
+        let mut idle = Some(put);
+        let mut writing = None;
+        loop {
+            let (batch, last) = match gather(payload).await {
+                Ok(gathered) => gathered,
+                Err(error) => {
+                    let back = Self::returned(idle, writing).await;
+                    // Giving the space back touches the disk.
+                    tokio::task::spawn_blocking(move || drop(back));
+                    return Err(WireError::new(ErrorCode::LengthMismatch, format!("the payload broke off: {error}")));
+                }
+            };
+            let mut put = Self::returned(idle.take(), writing.take()).await?;
+            if last {
+                return self
+                    .on_disk(move || {
+                        batch.iter().try_for_each(|piece| put.write(piece))?;
+                        put.finish()
+                    })
+                    .await?;
+            }
+            let written = self.start_on_disk(move || {
+                batch.iter().try_for_each(|piece| put.write(piece))?;
+                Ok(put)
+            });
+            writing = Some(written.await?);
+        }
+    }
+
+    /// The put again, when the batch before is written.
+    async fn returned(
+        idle: Option<Box<PutInProgress<D>>>,
+        writing: Option<DiskCall<Result<Box<PutInProgress<D>>, WireError>>>,
+    ) -> Result<Box<PutInProgress<D>>, WireError> {
+        match (idle, writing) {
+            (Some(put), _) => Ok(put),
+            (None, Some(writing)) => writing.answer().await?,
+            (None, None) => Err(WireError::new(ErrorCode::Internal, "a put was lost")),
+        }
+    }
+
+    /// Waits until the lease is durable, without keeping a thread: the store's own thread says when.
+    async fn settle(&self, service: Arc<Service<D>>, pending: Pending) -> Result<Reply, WireError> {
+        let (ticket, settlement) = pending.split();
+        let (done, committed) = oneshot::channel();
+        service.store().commit_then(
+            ticket,
+            Box::new(move |outcome| {
+                // Nobody waits any more when the request was dropped; the lease is there all the same.
+                let _ = done.send(outcome);
+            }),
+        );
+        match timeout(DISK_DEADLINE, committed).await {
+            Ok(Ok(outcome)) => Ok(service.conclude(settlement, outcome)),
+            Ok(Err(_)) => Err(WireError::new(ErrorCode::ShuttingDown, "the node is going down")),
+            Err(_) => Err(disk_hangs()),
+        }
+    }
+
+    async fn get(&self, service: Arc<Service<D>>, request: GetRequest, replier: Replier) -> Result<(), StreamError> {
+        let first = async {
+            let memory = self.reserve_memory(GET_MEMORY_BYTES).await?;
+            let reader = Arc::clone(&service);
+            // The first piece comes along, so that a small read waits for one thread and not for two.
+            let call = self.on_disk(move || {
+                let mut plan = reader.begin_get(&request)?;
+                let piece = reader.read_piece(&mut plan)?;
+                Ok::<_, WireError>((plan, piece))
+            });
+            Ok::<_, WireError>((memory, call.await??))
+        };
+        let (_memory, (plan, mut piece)) = match first.await {
+            Ok(first) => first,
+            Err(error) => return replier.refuse(error).await,
+        };
+        let mut writer = replier.reply_with_payload(plan.reply()).await?;
+        let mut plan = Some(plan);
+        while let Some(ready) = piece.take() {
+            let more = plan.take().filter(|plan| !plan.is_done());
+            let reading = match more {
+                Some(plan) => Some(self.start_on_disk(read_next(Arc::clone(&service), plan)).await),
+                None => None,
+            };
+            writer.write(ready).await?;
+            if let Some(reading) = reading {
+                let next = match reading {
+                    Ok(call) => call.answer().await.and_then(|read| read),
+                    Err(error) => Err(error),
+                };
+                match next {
+                    Ok((rest, next)) => (plan, piece) = (Some(rest), next),
+                    Err(error) => {
+                        // The header is out: all that is left is to break the stream off.
+                        tracing::warn!(%error, root = %request.root.short(), "a read broke off");
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        writer.finish()
+    }
+
+    async fn reserve_memory(&self, bytes: usize) -> Result<OwnedSemaphorePermit, WireError> {
+        let units = u32::try_from(bytes.div_ceil(MEMORY_UNIT_BYTES)).expect("a call's memory is far below 2^32 units");
+        let permit = Arc::clone(&self.memory).acquire_many_owned(units);
+        timeout(PATIENCE, permit).await.ok().and_then(Result::ok).ok_or_else(busy)
+    }
+
+    /// Runs what may block on a thread for that; the thread's place is taken until the work returns, however long.
+    async fn start_on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<DiskCall<T>, WireError> {
+        let permit = Arc::clone(&self.disk_calls).acquire_owned();
+        let permit = timeout(PATIENCE, permit).await.ok().and_then(Result::ok).ok_or_else(busy)?;
+        let task = tokio::task::spawn_blocking(move || {
+            let result = work();
+            drop(permit);
+            result
+        });
+        Ok(DiskCall { task })
+    }
+
+    async fn on_disk<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, WireError> {
+        self.start_on_disk(work).await?.answer().await
+    }
+}
+
+/// Work on a thread that may block.
+struct DiskCall<T> {
+    task: tokio::task::JoinHandle<T>,
+}
+
+impl<T> DiskCall<T> {
+    /// What the work came to; a disk that hangs is given up on, and its thread comes back when it will.
+    async fn answer(self) -> Result<T, WireError> {
+        match timeout(DISK_DEADLINE, self.task).await {
+            Ok(Ok(result)) => Ok(result),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "a call broke down");
+                Err(WireError::new(ErrorCode::Internal, "the call broke down"))
+            }
+            Err(_) => Err(disk_hangs()),
+        }
+    }
+}
+
+fn read_next<D: Disk>(
+    service: Arc<Service<D>>,
+    mut plan: GetPlan,
+) -> impl FnOnce() -> Result<(GetPlan, Option<Bytes>), WireError> + Send + 'static {
+    move || {
+        let piece = service.read_piece(&mut plan)?;
+        Ok((plan, piece))
+    }
+}
+
+/// Pieces of the payload up to a batch, and whether the payload ended.
+async fn gather(payload: &mut PayloadReader) -> Result<(Vec<Bytes>, bool), StreamError> {
+    let (mut batch, mut bytes) = (Vec::new(), 0);
+    while bytes < WRITE_BATCH_BYTES {
+        match payload.next().await? {
+            Some(piece) => {
+                bytes += piece.len();
+                batch.push(piece);
+            }
+            None => return Ok((batch, true)),
+        }
+    }
+    Ok((batch, false))
+}
+
+fn busy() -> WireError {
+    WireError::new(ErrorCode::Busy, "the node is working on as much as it can").with_retry_after(BUSY_RETRY)
+}
+
+fn disk_hangs() -> WireError {
+    WireError::new(ErrorCode::DiskFailed, "a disk of this node does not answer").with_retry_after(BUSY_RETRY)
+}

@@ -1,0 +1,323 @@
+//! What a node answers: one function a call, from a request, the time and where it came from to a reply.
+//!
+//! Decides admission, quotas, who may renew and delete, and what a reply says. Never touches a socket, a clock or a
+//! runtime, so the simulator runs this very code. Calls block on the disk; whoever serves peers runs them on threads
+//! that may block.
+
+mod get;
+mod heads;
+mod items;
+mod put;
+mod upkeep;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use dolmen_proto::ids::{NodeId, Timestamp};
+use dolmen_proto::limits;
+use dolmen_proto::wire::{self, Accepting, DescribeReply, ErrorCode, NodeRecord, Reply, Request, Signed, WireError};
+use ed25519_dalek::SigningKey;
+
+pub use self::get::{GetPlan, PIECE_MAX_BYTES};
+pub use self::put::{Pending, PutInProgress, PutStart, Settlement};
+pub use self::upkeep::ExpiryReport;
+use crate::accounts::{Ledger, LedgerUsage, QuotaPolicy, charged_bytes};
+use crate::admission::RateLimiter;
+use crate::claims::Claims;
+use crate::clock::ClockGuard;
+use crate::config::AcceptingMode;
+use crate::disk::Disk;
+use crate::lease::payer_of;
+use crate::store::{FolderState, Store, StoreError};
+use crate::subnet::Subnet;
+
+/// Leases read from the store at a time when the books are rebuilt.
+const RESTORE_BATCH: usize = 1024;
+/// Locks that serialise writes of heads at one point; points share them by their first byte.
+const HEAD_STRIPES: usize = 64;
+/// Heads that one subnet may write at once, and a minute in the long run.
+const HEAD_BURST: u32 = 600;
+const HEADS_PER_MINUTE: u32 = 120;
+
+/// What an operator decides about the service, in bytes and counts.
+#[derive(Debug, Clone)]
+pub struct ServiceOptions {
+    /// Most bytes of all volumes together, dead ones included; `None`: what the disks hold.
+    pub quota_bytes: Option<u64>,
+    /// Accounts with quotas of their own.
+    pub allowed: BTreeMap<dolmen_proto::ids::AccountId, u64>,
+    /// Most bytes of all other accounts; `None`: a tenth of the quota or of the disks.
+    pub open_quota_bytes: Option<u64>,
+    /// Most bytes of those from one subnet; `None`: a quarter of the open quota.
+    pub open_quota_per_subnet_bytes: Option<u64>,
+    /// Most bytes of heads.
+    pub heads_quota_bytes: u64,
+    /// Which puts are taken.
+    pub accepting: AcceptingMode,
+    /// Some data folders are not even open in the store, so that "not held" would be a guess.
+    pub absent_folders: bool,
+    /// Largest shard that is taken, in bytes; at most what the store takes.
+    pub shard_max_bytes: u64,
+    /// Name and version of the software, as `Describe` gives it.
+    pub software: String,
+}
+
+impl Default for ServiceOptions {
+    fn default() -> Self {
+        Self {
+            quota_bytes: None,
+            allowed: BTreeMap::new(),
+            open_quota_bytes: None,
+            open_quota_per_subnet_bytes: None,
+            heads_quota_bytes: 256 * limits::MIB,
+            accepting: AcceptingMode::All,
+            absent_folders: false,
+            shard_max_bytes: limits::SHARD_MAX_BYTES as u64,
+            software: concat!("dolmen/", env!("CARGO_PKG_VERSION")).to_owned(),
+        }
+    }
+}
+
+/// A node's answers over one store.
+pub struct Service<D: Disk> {
+    store: Store<D>,
+    node: NodeId,
+    key: SigningKey,
+    options: ServiceOptions,
+    ledger: Arc<Ledger>,
+    clock: ClockGuard,
+    claims: Claims,
+    /// Admission of a new lease, one at a time, or two puts could both find the last room.
+    admission: Mutex<()>,
+    /// Held shared by whoever changes a lease that may be over, alone by expiry: a lease ends once, and is given back
+    /// once. Expiry never waits for it, so that a disk that hangs under one call holds up no other.
+    expiry: RwLock<()>,
+    head_stripes: [Mutex<()>; HEAD_STRIPES],
+    head_rate: RateLimiter,
+    head_bytes: AtomicU64,
+    accepting: AtomicU8,
+    record: RwLock<Option<Signed<NodeRecord>>>,
+}
+
+impl<D: Disk> Service<D> {
+    /// A service over an open store. Reads every lease and head once, to rebuild the books.
+    ///
+    /// # Errors
+    /// What the store says; it is the node's own fault or its disk's.
+    pub fn open(
+        store: Store<D>,
+        key: SigningKey,
+        clock: ClockGuard,
+        options: ServiceOptions,
+    ) -> Result<Self, StoreError> {
+        let capacity = options.quota_bytes.unwrap_or_else(|| {
+            let usage = store.usage();
+            usage.total_bytes.saturating_add(usage.free_bytes)
+        });
+        let open_bytes = options.open_quota_bytes.unwrap_or(capacity / 10);
+        let open_subnet_bytes = options.open_quota_per_subnet_bytes.unwrap_or(open_bytes / 4);
+        let ledger = Ledger::new(QuotaPolicy { allowed: options.allowed.clone(), open_bytes, open_subnet_bytes });
+        let mut after = None;
+        loop {
+            let batch = store.leases(after, RESTORE_BATCH)?;
+            for lease in &batch {
+                ledger.restore(&payer_of(lease.account, &lease.mark), charged_bytes(lease.length_bytes.into()));
+            }
+            match batch.last() {
+                Some(last) => after = Some((last.root, last.account)),
+                None => break,
+            }
+        }
+        let service = Self {
+            node: NodeId::new(key.verifying_key().to_bytes()),
+            key,
+            accepting: AtomicU8::new(accepting_to_byte(options.accepting)),
+            ledger,
+            clock,
+            claims: Claims::default(),
+            admission: Mutex::new(()),
+            expiry: RwLock::new(()),
+            head_stripes: std::array::from_fn(|_| Mutex::new(())),
+            head_rate: RateLimiter::new(HEAD_BURST, HEADS_PER_MINUTE),
+            head_bytes: AtomicU64::new(0),
+            record: RwLock::new(None),
+            options,
+            store,
+        };
+        service.count_heads()?;
+        Ok(service)
+    }
+
+    /// Answers any call but `Put` and `Get`, which move payload: [`Service::begin_put`] and [`Service::begin_get`].
+    /// `from` is the peer's subnet, `None` for one of a local network.
+    #[must_use]
+    pub fn answer(&self, request: &Request, now: Timestamp, from: Option<Subnet>) -> Reply {
+        let reply = match request {
+            Request::Describe => Ok(Reply::Describe(Box::new(self.describe(now)))),
+            Request::Stat(roots) => Ok(self.stat(roots)),
+            Request::Renew(renew) => self.renew(renew, now),
+            Request::Delete(delete) => self.delete(delete, now),
+            Request::List(list) => self.list(list, now),
+            Request::PutHead(put) => self.put_head(put, now, from),
+            Request::GetHead(get) => self.get_head(get),
+            Request::Put(_) | Request::Get(_) => {
+                Err(WireError::new(ErrorCode::Internal, "a call with payload took the way of those without"))
+            }
+        };
+        reply.unwrap_or_else(Reply::Error)
+    }
+
+    /// What the node says of itself.
+    #[must_use]
+    pub fn describe(&self, now: Timestamp) -> DescribeReply {
+        DescribeReply {
+            protocol_min: wire::PROTOCOL_MIN,
+            protocol_max: wire::PROTOCOL_MAX,
+            software: self.options.software.clone(),
+            suites: wire::SUITES.to_vec(),
+            now,
+            shard_max_bytes: self.options.shard_max_bytes,
+            lease_max_ms: u64::try_from(limits::LEASE_MAX.as_millis()).unwrap_or(u64::MAX),
+            free_class: self.free_class(),
+            accepting: self.wire_accepting(),
+            record: self.record.read().unwrap_or_else(PoisonError::into_inner).clone(),
+        }
+    }
+
+    /// Takes in the record that the node published last; [`Service::describe`] hands it out.
+    pub fn set_record(&self, record: Signed<NodeRecord>) {
+        *self.record.write().unwrap_or_else(PoisonError::into_inner) = Some(record);
+    }
+
+    /// Which puts are taken now.
+    #[must_use]
+    pub fn accepting(&self) -> AcceptingMode {
+        accepting_from_byte(self.accepting.load(Ordering::Relaxed))
+    }
+
+    /// Changes which puts are taken, until the next start.
+    pub fn set_accepting(&self, accepting: AcceptingMode) {
+        self.accepting.store(accepting_to_byte(accepting), Ordering::Relaxed);
+    }
+
+    /// The same as the wire says it.
+    #[must_use]
+    pub fn wire_accepting(&self) -> Accepting {
+        match self.accepting() {
+            AcceptingMode::All => Accepting::All,
+            AcceptingMode::RenewOnly => Accepting::RenewOnly,
+            AcceptingMode::None => Accepting::None,
+        }
+    }
+
+    /// Bytes that the node would still take: what is left of the quota, and no more than the disks have.
+    #[must_use]
+    pub fn room_bytes(&self) -> u64 {
+        let usage = self.store.usage();
+        let in_flight = self.ledger.usage().in_flight_bytes;
+        let left = self.options.quota_bytes.map_or(u64::MAX, |quota| quota.saturating_sub(usage.total_bytes));
+        left.min(usage.free_bytes).saturating_sub(in_flight)
+    }
+
+    /// Base-2 logarithm of [`Service::room_bytes`], rounded down; 0 where there is no room.
+    #[must_use]
+    pub fn free_class(&self) -> u8 {
+        u8::try_from(self.room_bytes().checked_ilog2().unwrap_or(0)).unwrap_or(u8::MAX)
+    }
+
+    /// Most bytes of all volumes together: the operator's quota, or all that the disks hold.
+    #[must_use]
+    pub fn quota_bytes(&self) -> u64 {
+        self.options.quota_bytes.unwrap_or_else(|| {
+            let usage = self.store.usage();
+            usage.total_bytes.saturating_add(usage.free_bytes)
+        })
+    }
+
+    /// The node's id.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// The store underneath.
+    #[must_use]
+    pub fn store(&self) -> &Store<D> {
+        &self.store
+    }
+
+    /// The node's watch over its clock.
+    #[must_use]
+    pub fn clock(&self) -> &ClockGuard {
+        &self.clock
+    }
+
+    /// What all leases are charged.
+    #[must_use]
+    pub fn ledger_usage(&self) -> LedgerUsage {
+        self.ledger.usage()
+    }
+
+    /// What to answer for a root that no folder in use knows: that it is not held only when all folders were asked.
+    fn miss(&self) -> ErrorCode {
+        let all = self
+            .store
+            .folders()
+            .iter()
+            .all(|folder| matches!(folder.state, FolderState::Ready | FolderState::ReadOnly(_)));
+        if all && !self.options.absent_folders { ErrorCode::NotHeld } else { ErrorCode::DiskFailed }
+    }
+}
+
+const fn accepting_to_byte(accepting: AcceptingMode) -> u8 {
+    match accepting {
+        AcceptingMode::All => 0,
+        AcceptingMode::RenewOnly => 1,
+        AcceptingMode::None => 2,
+    }
+}
+
+const fn accepting_from_byte(byte: u8) -> AcceptingMode {
+    match byte {
+        0 => AcceptingMode::All,
+        1 => AcceptingMode::RenewOnly,
+        _ => AcceptingMode::None,
+    }
+}
+
+/// The number that a peer is told. Names of folders and the system's words stay in the node's log.
+fn code_of(error: &StoreError) -> ErrorCode {
+    match error {
+        StoreError::WrongRoot { .. } => ErrorCode::RootMismatch,
+        StoreError::WrongLength { .. } => ErrorCode::LengthMismatch,
+        StoreError::TooLarge { .. } => ErrorCode::TooLarge,
+        StoreError::OutOfRange { .. } => ErrorCode::Malformed,
+        StoreError::NotHeld => ErrorCode::NotHeld,
+        StoreError::Damaged(_) => ErrorCode::Damaged,
+        StoreError::DiskFull { .. } => ErrorCode::DiskFull,
+        StoreError::Io { kind: std::io::ErrorKind::StorageFull, .. } => ErrorCode::DiskFull,
+        StoreError::Folder { .. }
+        | StoreError::SyncFailed { .. }
+        | StoreError::Io { .. }
+        | StoreError::Index { .. }
+        | StoreError::NoFolder(_) => ErrorCode::DiskFailed,
+        StoreError::Closed => ErrorCode::ShuttingDown,
+    }
+}
+
+/// A store's error as a peer is told it; the node's own troubles are logged in full.
+fn wire_error(error: &StoreError) -> WireError {
+    let code = code_of(error);
+    match code {
+        ErrorCode::DiskFailed => {
+            tracing::warn!(%error, "a disk failed");
+            WireError::new(code, "the node's disk failed")
+        }
+        ErrorCode::DiskFull => WireError::new(code, "there is no room left on the node's disks"),
+        _ => WireError::new(code, error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests;
