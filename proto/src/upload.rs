@@ -483,7 +483,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::virtual_driver::{Chance, run};
+    use crate::virtual_driver::{Chance, LiveAttempts, run};
 
     const START: Timestamp = Timestamp::from_unix_ms(1_000_000);
 
@@ -509,16 +509,20 @@ mod tests {
         let policy = plan.policy;
         let session = UploadSession::new(plan, START).expect("a plan of the test");
         let mut log = Vec::new();
-        let mut started = BTreeSet::new();
-        let (outcome, took) = run(session, START, |action, _| {
+        let mut live = LiveAttempts::default();
+        let (outcome, took) = run(session, START, |action, now| {
             log.push(action);
             match action {
                 UploadAction::Put { attempt, shard, node } => {
-                    assert!(started.insert(attempt), "an attempt starts once");
-                    answer(shard, node, attempt)
+                    let events = answer(shard, node, attempt);
+                    let last = events.iter().filter(|(_, event)| {
+                        !matches!(event, UploadEvent::Progress { .. } | UploadEvent::MoreCandidates { .. })
+                    });
+                    live.start(attempt, shard, node, now, last.map(|(delay, _)| now.after(*delay)).min());
+                    events
                 }
                 UploadAction::Cancel { attempt } => {
-                    assert!(started.contains(&attempt), "only what was started is cancelled");
+                    live.cancel(attempt, now);
                     Vec::new()
                 }
             }
@@ -697,8 +701,9 @@ mod tests {
             _ => events.push(ack(attempt, milliseconds)),
         }
         if chance.percent(5) {
-            // A lie of the executor: the attempt ends twice, or another one that never was.
-            events.push(fail(AttemptId(attempt.0 + chance.below(3)), milliseconds + 1, Fault::Unreachable));
+            // A fault of the executor: the attempt ends twice, or one that never was ends.
+            let other = AttemptId(attempt.0 + 1000 * chance.below(2));
+            events.push(fail(other, milliseconds + 1, Fault::Unreachable));
         }
         events
     }

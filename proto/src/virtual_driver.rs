@@ -4,7 +4,8 @@ use core::fmt::Debug;
 use core::time::Duration;
 use std::collections::BTreeMap;
 
-use crate::ids::Timestamp;
+use crate::attempt::AttemptId;
+use crate::ids::{NodeId, ShardIndex, Timestamp};
 use crate::session::Session;
 
 /// A session that takes more steps than this never ends.
@@ -28,6 +29,33 @@ impl Chance {
 
     pub(crate) fn percent(&mut self, percent: u64) -> bool {
         self.below(100) < percent
+    }
+}
+
+/// Watches that no shard is tried twice at one node at the same time, and that only what was started is cancelled.
+#[derive(Default)]
+pub(crate) struct LiveAttempts(BTreeMap<AttemptId, (ShardIndex, NodeId, Option<Timestamp>)>);
+
+impl LiveAttempts {
+    /// An attempt begins that ends by itself at `end`, if ever.
+    pub(crate) fn start(
+        &mut self,
+        id: AttemptId,
+        shard: ShardIndex,
+        node: NodeId,
+        now: Timestamp,
+        end: Option<Timestamp>,
+    ) {
+        let live = |until: &Option<Timestamp>| until.is_none_or(|until| until > now);
+        let twice = self.0.values().any(|(other, at, until)| (*other, *at) == (shard, node) && live(until));
+        assert!(!twice, "shard {shard} is tried twice at once at {node}");
+        assert!(self.0.insert(id, (shard, node, end)).is_none(), "an attempt starts once");
+    }
+
+    /// An attempt is cancelled at `now`.
+    pub(crate) fn cancel(&mut self, id: AttemptId, now: Timestamp) {
+        let (_, _, end) = self.0.get_mut(&id).expect("only what was started is cancelled");
+        *end = Some(end.map_or(now, |end| end.min(now)));
     }
 }
 

@@ -1,0 +1,680 @@
+//! The download of one range of a segment: which shards are asked of which nodes, what is raced, when it is over.
+//!
+//! Decides retries, other holders, and when further shards are fetched to rebuild those that are slow or gone. Never
+//! touches bytes or checks them: an executor fetches the same range of each shard, checks it against the root, and
+//! reports here; bytes that fail the check are [`Fault::Misbehaved`].
+
+use core::time::Duration;
+use std::collections::{BTreeSet, VecDeque};
+
+use crate::attempt::{AttemptId, Fault, TransferClock, median};
+use crate::ids::{NodeId, ShardIndex, Timestamp};
+use crate::policy::Policy;
+use crate::session::Session;
+
+/// A shard that takes this share of the expected time is raced: 3/2.
+const SLOW_NUMERATOR: u32 = 3;
+const SLOW_DENOMINATOR: u32 = 2;
+/// No shard is raced before this.
+const SLOW_MIN: Duration = Duration::from_millis(250);
+/// After so many rounds of races the time before the next one stops doubling.
+const RACE_ROUNDS_MAX: u32 = 6;
+
+/// What a download starts from.
+#[derive(Debug, Clone)]
+pub struct DownloadPlan {
+    /// The segment's code.
+    pub policy: Policy,
+    /// The data shards that the range lies in.
+    pub wanted: Vec<ShardIndex>,
+    /// The nodes that may hold each shard, in the order of the shards, best first.
+    pub holders: Vec<Vec<NodeId>>,
+    /// How long one shard's range is expected to take, from recent transfers.
+    pub expected: Duration,
+}
+
+/// What can happen to a download.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DownloadEvent {
+    /// So many bytes have come in all.
+    Progress {
+        /// The attempt.
+        attempt: AttemptId,
+        /// Bytes since the attempt began.
+        bytes: u64,
+    },
+    /// The range of the shard is here and matches the root.
+    Fetched {
+        /// The attempt.
+        attempt: AttemptId,
+    },
+    /// The attempt is over without the bytes.
+    Failed {
+        /// The attempt.
+        attempt: AttemptId,
+        /// Why.
+        fault: Fault,
+    },
+}
+
+/// What a download can ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DownloadAction {
+    /// Fetch the range of a shard from a node.
+    Fetch {
+        /// Names the attempt in events.
+        attempt: AttemptId,
+        /// The shard.
+        shard: ShardIndex,
+        /// The node.
+        node: NodeId,
+    },
+    /// Give an attempt up; it may have ended.
+    Cancel {
+        /// The attempt.
+        attempt: AttemptId,
+    },
+}
+
+/// What a download came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DownloadOutcome {
+    /// All wanted shards are here, or `k` of any.
+    Ready {
+        /// The shards that are here, in order.
+        shards: Vec<ShardIndex>,
+    },
+    /// So many shards are gone, by the word of all of their holders, that no retry brings the range back.
+    Lost {
+        /// Shards that may still exist.
+        found: usize,
+        /// Shards that any rebuilding needs.
+        needed: usize,
+    },
+    /// Too few shards could be had now; a later try may find them.
+    Unreachable {
+        /// Shards that are here.
+        fetched: usize,
+        /// Shards that all holders say they do not have.
+        gone: usize,
+        /// Shards that any rebuilding needs.
+        needed: usize,
+    },
+    /// This side failed.
+    Local,
+}
+
+/// Why a download cannot start: the caller's fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DownloadPlanError {
+    /// There is not one list of holders a shard.
+    #[error("there is not one list of holders for each shard")]
+    Holders,
+    /// Nothing is wanted, or a shard that is no data shard.
+    #[error("the range lies in no data shard of this policy")]
+    Wanted,
+}
+
+/// What is known of one holder of one shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum HolderState {
+    /// Not tried, or worth another try from that time on.
+    Ready(Timestamp),
+    /// Being asked.
+    Asked,
+    /// It does not have the shard, or not its bytes.
+    Gone,
+    /// It may have the shard, but is not asked again.
+    Failed,
+}
+
+#[derive(Debug)]
+struct Holder {
+    node: NodeId,
+    tries: u8,
+    state: HolderState,
+}
+
+#[derive(Debug)]
+struct Attempt {
+    id: AttemptId,
+    holder: usize,
+    clock: TransferClock,
+}
+
+#[derive(Debug)]
+struct Shard {
+    holders: Vec<Holder>,
+    attempts: Vec<Attempt>,
+    fetched: bool,
+}
+
+impl Shard {
+    /// The best holder to ask now, and whether it would be the first time.
+    fn ready(&self, now: Timestamp) -> Option<(usize, bool)> {
+        let ready = |holder: &Holder| matches!(holder.state, HolderState::Ready(from) if from <= now);
+        let tries = self.holders.iter().filter(|holder| ready(holder)).map(|holder| holder.tries).min()?;
+        let place = self.holders.iter().position(|holder| holder.tries == tries && ready(holder))?;
+        Some((place, tries == 0))
+    }
+
+    /// Whether the shard is here or may yet come.
+    fn possible(&self) -> bool {
+        let may_come = |holder: &Holder| matches!(holder.state, HolderState::Ready(_) | HolderState::Asked);
+        self.fetched || self.holders.iter().any(may_come)
+    }
+
+    /// Whether the shard is not here and nobody has it.
+    fn gone(&self) -> bool {
+        !self.fetched && self.holders.iter().all(|holder| holder.state == HolderState::Gone)
+    }
+}
+
+/// The download of one range of a segment.
+///
+/// The wanted shards are fetched first. When one of them fails or is slow, another holder of it is asked, and as many
+/// other shards as make `k` with those that go well. A holder is asked at most three times, every attempt ends, by
+/// an event or when it stalls, so the download ends.
+#[derive(Debug)]
+pub struct DownloadSession {
+    policy: Policy,
+    wanted: BTreeSet<usize>,
+    expected: Duration,
+    shards: Vec<Shard>,
+    /// How long the shards took that came.
+    finished: Vec<Duration>,
+    /// How often shards were fetched for slowness alone: each time patience doubles, so that a wrong expectation
+    /// cannot fetch everything at once.
+    race_rounds: u32,
+    next_attempt: u64,
+    actions: VecDeque<DownloadAction>,
+    timeout: Option<Timestamp>,
+    outcome: Option<DownloadOutcome>,
+}
+
+impl DownloadSession {
+    /// Starts at `now`; the first actions are ready at once.
+    ///
+    /// # Errors
+    /// The caller's fault: [`DownloadPlanError`].
+    pub fn new(plan: DownloadPlan, now: Timestamp) -> Result<Self, DownloadPlanError> {
+        if plan.holders.len() != usize::from(plan.policy.n()) {
+            return Err(DownloadPlanError::Holders);
+        }
+        let wanted: BTreeSet<usize> = plan.wanted.iter().map(|shard| shard.get()).collect();
+        if wanted.last().is_none_or(|last| *last >= usize::from(plan.policy.k())) {
+            return Err(DownloadPlanError::Wanted);
+        }
+        let shards = plan.holders.into_iter().map(|nodes| {
+            let mut known = BTreeSet::new();
+            let fresh = nodes.into_iter().filter(|node| known.insert(*node));
+            let holders =
+                fresh.map(|node| Holder { node, tries: 0, state: HolderState::Ready(now) }).collect::<Vec<_>>();
+            Shard { holders, attempts: Vec::new(), fetched: false }
+        });
+        let mut session = Self {
+            policy: plan.policy,
+            wanted,
+            expected: plan.expected,
+            shards: shards.collect(),
+            finished: Vec::new(),
+            race_rounds: 0,
+            next_attempt: 0,
+            actions: VecDeque::new(),
+            timeout: None,
+            outcome: None,
+        };
+        session.advance(now);
+        Ok(session)
+    }
+
+    fn start(&mut self, index: usize, holder: usize, now: Timestamp) {
+        let attempt = AttemptId(self.next_attempt);
+        self.next_attempt += 1;
+        let shard = ShardIndex::new(u8::try_from(index).expect("a policy has at most 64 shards"));
+        let place = &mut self.shards[index];
+        place.holders[holder].tries += 1;
+        place.holders[holder].state = HolderState::Asked;
+        place.attempts.push(Attempt { id: attempt, holder, clock: TransferClock::start(now) });
+        self.actions.push_back(DownloadAction::Fetch { attempt, shard, node: place.holders[holder].node });
+    }
+
+    /// Takes the attempt out, if it has not ended before.
+    fn take(&mut self, id: AttemptId) -> Option<(usize, Attempt)> {
+        self.shards.iter_mut().enumerate().find_map(|(index, shard)| {
+            let place = shard.attempts.iter().position(|attempt| attempt.id == id)?;
+            Some((index, shard.attempts.remove(place)))
+        })
+    }
+
+    fn fetched(&mut self, id: AttemptId, now: Timestamp) {
+        let Some((index, attempt)) = self.take(id) else { return };
+        self.finished.push(now.since(attempt.clock.started()));
+        let shard = &mut self.shards[index];
+        shard.fetched = true;
+        self.actions.extend(shard.attempts.drain(..).map(|loser| DownloadAction::Cancel { attempt: loser.id }));
+    }
+
+    fn failed(&mut self, index: usize, attempt: &Attempt, fault: Fault, now: Timestamp) {
+        let holder = &mut self.shards[index].holders[attempt.holder];
+        holder.state = match (fault, fault.retry_after(holder.tries)) {
+            (_, Some(wait)) => HolderState::Ready(now.after(wait)),
+            (Fault::NotHeld | Fault::Misbehaved, None) => HolderState::Gone,
+            (Fault::Unreachable | Fault::Busy { .. } | Fault::Refused | Fault::Local, None) => HolderState::Failed,
+        };
+    }
+
+    /// How long an attempt may take before it counts as slow.
+    fn slow_after(&self) -> Duration {
+        let usual = median(&self.finished).map_or(self.expected, |usual| usual.max(self.expected));
+        let once = (usual.saturating_mul(SLOW_NUMERATOR) / SLOW_DENOMINATOR).max(SLOW_MIN);
+        once.saturating_mul(1 << self.race_rounds.min(RACE_ROUNDS_MAX))
+    }
+
+    /// Whether the shard is here or on its way without being slow.
+    fn goes_well(&self, index: usize, now: Timestamp) -> bool {
+        let slow_after = self.slow_after();
+        let shard = &self.shards[index];
+        shard.fetched || shard.attempts.iter().any(|attempt| attempt.clock.started().after(slow_after) > now)
+    }
+
+    /// Does all that is due at `now`, sees whether it is over, and computes when to wake.
+    fn advance(&mut self, now: Timestamp) {
+        if self.outcome.is_some() {
+            return;
+        }
+        self.give_up_stalled(now);
+        if let Some(outcome) = self.conclusion() {
+            return self.end(outcome);
+        }
+        let raced_wanted = self.ask_for_wanted(now);
+        let raced_others = self.ask_for_others(now);
+        if raced_wanted || raced_others {
+            self.race_rounds += 1;
+        }
+        self.timeout = self.next_timeout(now);
+    }
+
+    fn end(&mut self, outcome: DownloadOutcome) {
+        let attempts = self.shards.iter_mut().flat_map(|shard| shard.attempts.drain(..));
+        self.actions.retain(|action| matches!(action, DownloadAction::Cancel { .. }));
+        self.actions.extend(attempts.map(|attempt| DownloadAction::Cancel { attempt: attempt.id }));
+        self.timeout = None;
+        self.outcome = Some(outcome);
+    }
+
+    fn give_up_stalled(&mut self, now: Timestamp) {
+        for index in 0..self.shards.len() {
+            let stalled = self.shards[index].attempts.extract_if(.., |attempt| attempt.clock.deadline() <= now);
+            for attempt in stalled.collect::<Vec<_>>() {
+                self.actions.push_back(DownloadAction::Cancel { attempt: attempt.id });
+                self.failed(index, &attempt, Fault::Unreachable, now);
+            }
+        }
+    }
+
+    /// What it has come to, if it is over.
+    fn conclusion(&self) -> Option<DownloadOutcome> {
+        let needed = usize::from(self.policy.k());
+        let count = |test: fn(&Shard) -> bool| self.shards.iter().filter(|shard| test(shard)).count();
+        let fetched = count(|shard| shard.fetched);
+        if fetched >= needed || self.wanted.iter().all(|index| self.shards[*index].fetched) {
+            let here = (0..self.policy.n()).map(ShardIndex::new).filter(|shard| self.shards[shard.get()].fetched);
+            return Some(DownloadOutcome::Ready { shards: here.collect() });
+        }
+        let possible = count(Shard::possible);
+        if possible >= needed || self.wanted.iter().all(|index| self.shards[*index].possible()) {
+            return None;
+        }
+        let gone = count(Shard::gone);
+        let found = self.shards.len() - gone;
+        // Gone for good only if no path is left: some wanted shard is gone, and too few of all may still exist.
+        if found < needed && self.wanted.iter().any(|index| self.shards[*index].gone()) {
+            return Some(DownloadOutcome::Lost { found, needed });
+        }
+        Some(DownloadOutcome::Unreachable { fetched, gone, needed })
+    }
+
+    /// Asks one holder of each wanted shard that is neither here nor on its way, and another one where that is slow.
+    /// Tells whether anything was asked for slowness alone.
+    fn ask_for_wanted(&mut self, now: Timestamp) -> bool {
+        let mut raced = false;
+        for index in self.wanted.clone() {
+            if self.goes_well(index, now) {
+                continue;
+            }
+            let Some((holder, fresh)) = self.shards[index].ready(now) else { continue };
+            let slow = !self.shards[index].attempts.is_empty();
+            if fresh || !slow {
+                self.start(index, holder, now);
+                raced |= slow;
+            }
+        }
+        raced
+    }
+
+    /// While a wanted shard does not go well, sees to it that `k` of all do: data shards first, as they need no
+    /// unmasking, and fresh holders before those that failed. Tells whether anything was asked while others dawdle.
+    fn ask_for_others(&mut self, now: Timestamp) -> bool {
+        if self.wanted.iter().all(|index| self.goes_well(*index, now)) {
+            return false;
+        }
+        let well = (0..self.shards.len()).filter(|index| self.goes_well(*index, now)).count();
+        let mut lacking = usize::from(self.policy.k()).saturating_sub(well);
+        let slow = |index: usize| !self.shards[index].attempts.is_empty() && !self.goes_well(index, now);
+        let any_slow = (0..self.shards.len()).any(slow);
+        let mut asked = false;
+        for fresh_only in [true, false] {
+            for index in 0..self.shards.len() {
+                let shard = &self.shards[index];
+                if lacking > 0
+                    && !shard.fetched
+                    && shard.attempts.is_empty()
+                    && let Some((holder, fresh)) = shard.ready(now)
+                    && (fresh || !fresh_only)
+                {
+                    self.start(index, holder, now);
+                    lacking -= 1;
+                    asked = true;
+                }
+            }
+        }
+        asked && any_slow
+    }
+
+    /// The next time at which time alone changes something. What is due already waits for an event instead.
+    fn next_timeout(&self, now: Timestamp) -> Option<Timestamp> {
+        let slow_after = self.slow_after();
+        let attempts = self.shards.iter().flat_map(|shard| &shard.attempts);
+        let due = attempts.flat_map(|attempt| [attempt.clock.deadline(), attempt.clock.started().after(slow_after)]);
+        let holders = self.shards.iter().filter(|shard| !shard.fetched).flat_map(|shard| &shard.holders);
+        let retries = holders.filter_map(|holder| match holder.state {
+            HolderState::Ready(from) => Some(from),
+            HolderState::Asked | HolderState::Gone | HolderState::Failed => None,
+        });
+        due.chain(retries).filter(|time| *time > now).min()
+    }
+}
+
+impl Session for DownloadSession {
+    type Event = DownloadEvent;
+    type Action = DownloadAction;
+    type Outcome = DownloadOutcome;
+
+    fn handle(&mut self, event: DownloadEvent, now: Timestamp) {
+        if self.outcome.is_some() {
+            return;
+        }
+        match event {
+            DownloadEvent::Progress { attempt, bytes } => {
+                let mut attempts = self.shards.iter_mut().flat_map(|shard| &mut shard.attempts);
+                if let Some(attempt) = attempts.find(|known| known.id == attempt) {
+                    attempt.clock.progress(bytes, now);
+                }
+                // Progress only moves deadlines away, and there is much of it.
+                return self.wake(now);
+            }
+            DownloadEvent::Fetched { attempt } => self.fetched(attempt, now),
+            DownloadEvent::Failed { attempt, fault } => {
+                if let Some((index, attempt)) = self.take(attempt) {
+                    self.failed(index, &attempt, fault, now);
+                    if fault == Fault::Local {
+                        return self.end(DownloadOutcome::Local);
+                    }
+                }
+            }
+        }
+        self.advance(now);
+    }
+
+    fn wake(&mut self, now: Timestamp) {
+        if self.timeout.is_some_and(|timeout| timeout <= now) {
+            self.advance(now);
+        }
+    }
+
+    fn poll_action(&mut self, _now: Timestamp) -> Option<DownloadAction> {
+        self.actions.pop_front()
+    }
+
+    fn poll_timeout(&self) -> Option<Timestamp> {
+        self.timeout
+    }
+
+    fn outcome(&self) -> Option<&DownloadOutcome> {
+        self.outcome.as_ref().filter(|_| self.actions.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::virtual_driver::{Chance, LiveAttempts, run};
+
+    const START: Timestamp = Timestamp::from_unix_ms(1_000_000);
+    const EXPECTED: Duration = Duration::from_millis(400);
+
+    fn node(number: u8) -> NodeId {
+        NodeId::new([number; 32])
+    }
+
+    /// One holder a shard: node i holds shard i.
+    fn plan(policy: &str, wanted: impl IntoIterator<Item = u8>) -> DownloadPlan {
+        let policy: Policy = policy.parse().expect("a policy of the test");
+        DownloadPlan {
+            policy,
+            wanted: wanted.into_iter().map(ShardIndex::new).collect(),
+            holders: (0..policy.n()).map(|shard| vec![node(shard)]).collect(),
+            expected: EXPECTED,
+        }
+    }
+
+    fn shards(indices: impl IntoIterator<Item = u8>) -> DownloadOutcome {
+        DownloadOutcome::Ready { shards: indices.into_iter().map(ShardIndex::new).collect() }
+    }
+
+    /// Runs a download in which `answer` says what asking a node comes to; checks what holds for every download.
+    fn download(
+        plan: DownloadPlan,
+        mut answer: impl FnMut(ShardIndex, NodeId, AttemptId) -> Vec<(Duration, DownloadEvent)>,
+    ) -> (DownloadOutcome, Duration, Vec<DownloadAction>) {
+        let (policy, wanted) = (plan.policy, plan.wanted.clone());
+        let session = DownloadSession::new(plan, START).expect("a plan of the test");
+        let mut log = Vec::new();
+        let mut live = LiveAttempts::default();
+        let (outcome, took) = run(session, START, |action, now| {
+            log.push(action);
+            match action {
+                DownloadAction::Fetch { attempt, shard, node } => {
+                    let events = answer(shard, node, attempt);
+                    let last = events.iter().filter(|(_, event)| !matches!(event, DownloadEvent::Progress { .. }));
+                    live.start(attempt, shard, node, now, last.map(|(delay, _)| now.after(*delay)).min());
+                    events
+                }
+                DownloadAction::Cancel { attempt } => {
+                    live.cancel(attempt, now);
+                    Vec::new()
+                }
+            }
+        });
+        match &outcome {
+            DownloadOutcome::Ready { shards } => {
+                let all_wanted = wanted.iter().all(|shard| shards.contains(shard));
+                assert!(all_wanted || shards.len() >= usize::from(policy.k()));
+            }
+            DownloadOutcome::Lost { found, needed } => assert!(found < needed),
+            DownloadOutcome::Unreachable { fetched, needed, .. } => assert!(fetched < needed),
+            DownloadOutcome::Local => {}
+        }
+        (outcome, took, log)
+    }
+
+    fn here(attempt: AttemptId, milliseconds: u64) -> (Duration, DownloadEvent) {
+        (Duration::from_millis(milliseconds), DownloadEvent::Fetched { attempt })
+    }
+
+    fn fail(attempt: AttemptId, milliseconds: u64, fault: Fault) -> (Duration, DownloadEvent) {
+        (Duration::from_millis(milliseconds), DownloadEvent::Failed { attempt, fault })
+    }
+
+    #[test]
+    fn only_the_wanted_shards_are_fetched_when_all_goes_well() {
+        let (outcome, took, log) = download(plan("4/8", [1, 2]), |_, _, attempt| vec![here(attempt, 300)]);
+        assert_eq!((outcome, took, log.len()), (shards([1, 2]), Duration::from_millis(300), 2));
+    }
+
+    #[test]
+    fn a_missing_shard_is_rebuilt_from_k_others() {
+        let (outcome, took, _) = download(plan("4/8", 0..4), |shard, _, attempt| match shard.get() {
+            1 => vec![fail(attempt, 10, Fault::NotHeld)],
+            _ => vec![here(attempt, 300)],
+        });
+        assert_eq!((outcome, took), (shards([0, 2, 3, 4]), Duration::from_millis(310)));
+    }
+
+    #[test]
+    fn another_holder_of_a_slow_shard_is_asked_before_k_others_are() {
+        let mut two = plan("4/8", [1]);
+        two.holders[1].push(node(50));
+        let (outcome, took, log) =
+            download(two, |_, at, attempt| vec![here(attempt, if at == node(1) { 9000 } else { 100 })]);
+        assert_eq!((outcome, took), (shards([1]), Duration::from_millis(700)));
+        assert_eq!(log.len(), 3, "two fetches and a cancel: {log:?}");
+    }
+
+    #[test]
+    fn a_slow_shard_is_raced_at_one_and_a_half_times_the_expected_time() {
+        let (outcome, took, log) = download(plan("4/8", 0..4), |shard, _, attempt| {
+            vec![here(attempt, if shard.get() == 3 { 20_000 } else { 400 })]
+        });
+        assert_eq!((outcome, took), (shards([0, 1, 2, 4]), Duration::from_millis(600 + 400)));
+        assert_eq!(log.last(), Some(&DownloadAction::Cancel { attempt: AttemptId(3) }));
+    }
+
+    #[test]
+    fn a_wrong_expectation_does_not_fetch_everything() {
+        let mut hasty = plan("4/20", 0..4);
+        hasty.expected = Duration::ZERO;
+        let (_, took, log) = download(hasty, |_, _, attempt| vec![here(attempt, 1_400)]);
+        let fetches = log.iter().filter(|action| matches!(action, DownloadAction::Fetch { .. })).count();
+        assert_eq!((took, fetches), (Duration::from_millis(1_400), 12), "races at 250 and 750 ms, and no more");
+    }
+
+    #[test]
+    fn a_silent_node_is_given_up_and_asked_again_if_there_is_no_other() {
+        let mut asked = 0;
+        let (outcome, took, _) = download(plan("1/1", [0]), |_, _, attempt| {
+            asked += 1;
+            if asked == 2 { vec![here(attempt, 5)] } else { Vec::new() }
+        });
+        assert_eq!((outcome, took), (shards([0]), Duration::from_millis(30_000 + 1_000 + 5)));
+    }
+
+    #[test]
+    fn what_all_holders_deny_is_lost_and_what_cannot_be_reached_is_not() {
+        let (outcome, _, _) = download(plan("4/8", 0..4), |shard, _, attempt| match shard.get() {
+            0..5 => vec![fail(attempt, 10, if shard.get() == 2 { Fault::Misbehaved } else { Fault::NotHeld })],
+            _ => vec![here(attempt, 5)],
+        });
+        assert_eq!(outcome, DownloadOutcome::Lost { found: 3, needed: 4 });
+        let (outcome, _, _) = download(plan("4/8", 0..4), |shard, _, attempt| match shard.get() {
+            0 => vec![fail(attempt, 10, Fault::Unreachable)],
+            1..5 => vec![fail(attempt, 10, Fault::NotHeld)],
+            _ => vec![here(attempt, 5)],
+        });
+        assert_eq!(outcome, DownloadOutcome::Unreachable { fetched: 3, gone: 4, needed: 4 });
+    }
+
+    #[test]
+    fn a_wanted_shard_is_enough_even_when_the_segment_cannot_be_rebuilt() {
+        let (outcome, _, _) = download(plan("4/8", [0]), |shard, _, attempt| match shard.get() {
+            0 => vec![here(attempt, 5_000)],
+            _ => vec![fail(attempt, 5, Fault::NotHeld)],
+        });
+        assert_eq!(outcome, shards([0]));
+    }
+
+    #[test]
+    fn a_shard_that_nobody_holds_is_known_to_be_missing_from_the_start() {
+        let mut degraded = plan("2/4", 0..2);
+        degraded.holders[0].clear();
+        let (outcome, took, _) = download(degraded, |_, _, attempt| vec![here(attempt, 100)]);
+        assert_eq!((outcome, took), (shards([1, 2]), Duration::from_millis(100)));
+        let mut nothing = plan("2/4", 0..2);
+        nothing.holders.iter_mut().for_each(Vec::clear);
+        let (outcome, _, log) = download(nothing, |_, _, _| Vec::new());
+        assert_eq!((outcome, log.len()), (DownloadOutcome::Lost { found: 0, needed: 2 }, 0));
+    }
+
+    #[test]
+    fn a_fault_of_this_side_ends_the_download_at_once() {
+        let (outcome, took, log) = download(plan("2/4", 0..2), |shard, _, attempt| match shard.get() {
+            0 => vec![fail(attempt, 5, Fault::Local)],
+            _ => vec![here(attempt, 100)],
+        });
+        assert_eq!((outcome, took), (DownloadOutcome::Local, Duration::from_millis(5)));
+        assert_eq!(log.last(), Some(&DownloadAction::Cancel { attempt: AttemptId(1) }));
+    }
+
+    #[test]
+    fn plans_that_make_no_sense_are_refused() {
+        let refused = |plan| DownloadSession::new(plan, START).err();
+        assert_eq!(refused(plan("2/4", [])), Some(DownloadPlanError::Wanted));
+        assert_eq!(refused(plan("2/4", [2])), Some(DownloadPlanError::Wanted));
+        let mut short = plan("2/4", [0]);
+        short.holders.pop();
+        assert_eq!(refused(short), Some(DownloadPlanError::Holders));
+    }
+
+    #[test]
+    fn downloads_end_in_every_kind_of_weather_and_the_same_way_for_a_seed() {
+        let mut outcomes = [0; 3];
+        for seed in 0..2000 {
+            let mut chance = Chance::new(seed);
+            let policy = ["1/1", "1/2", "2/4", "7/16", "16/40"][usize::try_from(chance.below(5)).expect("below five")];
+            let mut plan = plan(policy, [0]);
+            let k = plan.policy.k();
+            plan.wanted = (0..k).filter(|shard| *shard == 0 || chance.percent(70)).map(ShardIndex::new).collect();
+            for holders in &mut plan.holders {
+                for _ in 0..chance.below(3) {
+                    holders.insert(0, node(100 + u8::try_from(chance.below(20)).expect("below twenty")));
+                }
+            }
+            let run_once = || {
+                let mut chance = Chance::new(seed);
+                let bad = 30 + chance.below(60);
+                download(plan.clone(), move |_, _, attempt| {
+                    let slow = if chance.percent(20) { 100_000 } else { 2_000 };
+                    let milliseconds = chance.below(slow);
+                    let progress = DownloadEvent::Progress { attempt, bytes: chance.below(1 << 20) };
+                    let mut events = vec![(Duration::from_millis(chance.below(60_000)), progress)];
+                    if !chance.percent(bad) {
+                        events.push(here(attempt, milliseconds));
+                        return events;
+                    }
+                    events.push(match chance.below(6) {
+                        0 => return events,
+                        1 => fail(attempt, milliseconds, Fault::Refused),
+                        2 => fail(attempt, milliseconds, Fault::Misbehaved),
+                        3 => fail(attempt, milliseconds, Fault::Busy { retry_after: None }),
+                        4 => fail(attempt, milliseconds, Fault::NotHeld),
+                        _ => fail(attempt, milliseconds, Fault::Unreachable),
+                    });
+                    if chance.percent(10) {
+                        events.push(here(AttemptId(attempt.0 + 1000), milliseconds + 1));
+                    }
+                    events
+                })
+            };
+            let first = run_once();
+            assert_eq!(first, run_once(), "seed {seed}");
+            outcomes[match first.0 {
+                DownloadOutcome::Ready { .. } => 0,
+                DownloadOutcome::Unreachable { .. } => 1,
+                DownloadOutcome::Lost { .. } => 2,
+                DownloadOutcome::Local => panic!("nobody failed here"),
+            }] += 1;
+        }
+        assert!(outcomes.iter().all(|count| *count > 20), "the weather is too good or too bad: {outcomes:?}");
+    }
+}
