@@ -80,6 +80,16 @@ pub(super) fn swarm(keypair: Keypair, server: bool) -> Result<Swarm<Behaviour>, 
     Ok(built)
 }
 
+/// What a server keeps for others: records of nodes, no provider records.
+pub(super) fn store_limits() -> MemoryStoreConfig {
+    MemoryStoreConfig {
+        max_records: STORED_RECORDS_MAX + 1,        // and our own
+        max_value_bytes: NODE_RECORD_MAX_BYTES + 1, // the store refuses what reaches its maximum
+        max_providers_per_key: 1,
+        max_provided_keys: 0,
+    }
+}
+
 fn behaviour(keypair: &Keypair, server: bool) -> Behaviour {
     let own = keypair.public().to_peer_id();
     let limits = ConnectionLimits::default()
@@ -90,12 +100,6 @@ fn behaviour(keypair: &Keypair, server: bool) -> Behaviour {
         .with_max_established(Some(512))
         .with_max_established_per_peer(Some(4));
 
-    let store = MemoryStoreConfig {
-        max_records: STORED_RECORDS_MAX,
-        max_value_bytes: NODE_RECORD_MAX_BYTES + 1, // the store refuses what reaches its maximum
-        max_providers_per_key: 1,
-        max_provided_keys: 0,
-    };
     let mut config = kad::Config::new(KAD_PROTOCOL);
     config
         .set_query_timeout(LOOKUP_DEADLINE)
@@ -112,7 +116,7 @@ fn behaviour(keypair: &Keypair, server: bool) -> Behaviour {
         .set_kbucket_inserts(kad::BucketInserts::Manual)
         .set_caching(kad::Caching::Disabled)
         .set_periodic_bootstrap_interval(server.then_some(REFRESH_INTERVAL));
-    let mut kad = kad::Behaviour::with_config(own, MemoryStore::with_config(own, store), config);
+    let mut kad = kad::Behaviour::with_config(own, MemoryStore::with_config(own, store_limits()), config);
     kad.set_mode(Some(if server { kad::Mode::Server } else { kad::Mode::Client }));
 
     let identify = identify::Config::new(PROTOCOL_VERSION.to_owned(), keypair.public())

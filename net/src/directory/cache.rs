@@ -233,3 +233,167 @@ fn take<const COUNT: usize>(rest: &mut &[u8]) -> Option<[u8; COUNT]> {
     *rest = tail;
     Some(*head)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use proptest::prelude::*;
+
+    use super::super::records::now;
+    use super::super::testing::{identity, record, record_of};
+    use super::*;
+
+    fn believed(number: u8, sequence: u64) -> BelievedRecord {
+        BelievedRecord::read(record(&identity(number), sequence, &[])).expect("a record")
+    }
+
+    fn filled(count: u8) -> RecordCache {
+        let mut cache = RecordCache::default();
+        for number in 1..=count {
+            assert!(cache.answered(believed(number, 1), now()));
+        }
+        cache
+    }
+
+    #[test]
+    fn a_newer_record_wins_and_an_older_one_is_refused() {
+        let mut cache = RecordCache::default();
+        let id = identity(1).node_id();
+        assert!(cache.answered(believed(1, 5), now()));
+        assert!(!cache.heard(believed(1, 4), now()));
+        assert!(cache.heard(believed(1, 6), now()));
+        assert_eq!(cache.current(id, now()).map(BelievedRecord::sequence), Some(6));
+        assert!(cache.is_fresh(id, Duration::from_secs(60), now()), "it did answer");
+        assert_eq!(cache.current(id, now().after(Duration::from_secs(7200))).map(BelievedRecord::sequence), None);
+        assert!(cache.known(id).is_some(), "an expired record still tells where the node was");
+    }
+
+    #[test]
+    fn what_was_only_heard_is_not_fresh() {
+        let mut cache = RecordCache::default();
+        cache.heard(believed(1, 1), now());
+        assert_eq!(cache.fresh(Duration::MAX, now()).count(), 0);
+        assert!(cache.current(identity(1).node_id(), now()).is_some());
+    }
+
+    #[test]
+    fn the_cache_is_bounded_and_those_who_answer_displace_those_who_do_not() {
+        let mut cache = RecordCache::default();
+        let first = believed(1, 1);
+        for index in 0..CACHED_RECORDS_MAX {
+            let mut node = [0xff; 32];
+            node[..8].copy_from_slice(&index.to_le_bytes());
+            let filler = BelievedRecord { node: NodeId::new(node), ..first.clone() };
+            assert!(if index % 2 == 0 { cache.heard(filler, now()) } else { cache.answered(filler, now()) });
+        }
+        for number in 1..=10 {
+            assert!(cache.answered(believed(number, 1), now()));
+            assert_eq!(cache.entries.len(), CACHED_RECORDS_MAX);
+        }
+        assert_eq!(cache.fresh(Duration::MAX, now()).count(), CACHED_RECORDS_MAX / 2 + 10);
+    }
+
+    #[test]
+    fn the_file_brings_everything_back_but_freshness() {
+        let mut cache = filled(5);
+        let bytes = cache.take_changes().expect("changes");
+        assert_eq!(cache.take_changes(), None);
+        cache.not_saved();
+        assert_eq!(cache.take_changes().as_ref(), Some(&bytes));
+        let mut read = RecordCache::default();
+        read.decode(&bytes, now()).expect("a good file");
+        assert_eq!(read.contacts().len(), 5);
+        assert_eq!(read.fresh(Duration::MAX, now()).count(), 0);
+        assert_eq!(read.take_changes(), None);
+    }
+
+    #[test]
+    fn any_flipped_bit_is_noticed_and_costs_one_record_at_most_where_lengths_hold() {
+        let bytes = filled(2).take_changes().expect("changes");
+        for position in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[position] ^= 0x40;
+            let mut cache = RecordCache::default();
+            assert!(cache.decode(&damaged, now()).is_err(), "byte {position}");
+            assert!(cache.contacts().len() < 2, "byte {position}: a damaged record is left out");
+        }
+        for length in 0..bytes.len() {
+            assert!(RecordCache::default().decode(&bytes[..length], now()).is_err(), "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn records_long_expired_are_forgotten() {
+        let day = Duration::from_secs(86_400);
+        let mut cache = RecordCache::default();
+        for (number, age) in [(1, day), (2, day * 40)] {
+            let bytes = record_of(&identity(number), 1, &[], now().before(age), Duration::from_secs(3600));
+            cache.heard(BelievedRecord::read(bytes).expect("a record"), now());
+        }
+        let bytes = cache.take_changes().expect("changes");
+        let mut read = RecordCache::default();
+        read.decode(&bytes, now()).expect("a good file");
+        let contacts: Vec<_> = read.contacts().iter().map(|contact| contact.node).collect();
+        assert_eq!(contacts, [identity(1).node_id()]);
+    }
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("no panic").extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn load_with_log(path: &Path) -> (RecordCache, String) {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
+        let cache = tracing::subscriber::with_default(subscriber, || load(path, now()));
+        let text = String::from_utf8_lossy(&log.0.lock().expect("no panic")).into_owned();
+        (cache, text)
+    }
+
+    #[test]
+    fn a_garbage_file_is_ignored_with_a_warning_and_replaced_whole() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("cache").join("nodes");
+        let (cache, log) = load_with_log(&path);
+        assert!(cache.entries.is_empty() && log.is_empty(), "no file is no fault: {log}");
+
+        save(&path, b"garbage").expect("a write");
+        let (cache, log) = load_with_log(&path);
+        assert!(cache.entries.is_empty());
+        assert!(log.contains("WARN") && log.contains("node cache"), "{log}");
+
+        save(&path, &filled(3).take_changes().expect("changes")).expect("a write");
+        let (cache, log) = load_with_log(&path);
+        assert!(cache.entries.len() == 3 && log.is_empty(), "{log}");
+        assert_eq!(
+            fs::read_dir(path.parent().expect("a folder")).expect("a listing").count(),
+            1,
+            "nothing is left over"
+        );
+
+        let endless = File::create(&path).expect("a file");
+        endless.set_len(1 << 40).expect("a sparse file");
+        assert!(load_with_log(&path).1.contains("WARN"), "a file of any length is refused");
+    }
+
+    proptest! {
+        #[test]
+        fn no_file_makes_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..600), headed: bool) {
+            let bytes = if headed { [FILE_HEAD, bytes.as_slice()].concat() } else { bytes };
+            let mut cache = RecordCache::default();
+            let _refused = cache.decode(&bytes, now());
+            prop_assert!(cache.entries.is_empty());
+        }
+    }
+}

@@ -27,6 +27,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -126,11 +127,17 @@ struct Shared {
     listed: watch::Sender<usize>,
     listening: watch::Sender<Vec<Multiaddr>>,
     lookups: Semaphore,
+    /// Nodes that could not be found, and until when they are not looked for again.
+    absent: Mutex<HashMap<NodeId, tokio::time::Instant>>,
 }
 
 impl Shared {
     fn cache(&self) -> MutexGuard<'_, RecordCache> {
         self.cache.lock().expect("nobody panics while holding the cache")
+    }
+
+    fn absent(&self) -> MutexGuard<'_, HashMap<NodeId, tokio::time::Instant>> {
+        self.absent.lock().expect("nobody panics while holding the list")
     }
 }
 
@@ -155,6 +162,7 @@ impl Directory {
             listed: watch::Sender::new(0),
             listening: watch::Sender::new(Vec::new()),
             lookups: Semaphore::new(LOOKUPS_MAX),
+            absent: Mutex::default(),
         });
         let listen = match &options.mode {
             DirectoryMode::Server { listen, .. } => Some(*listen),

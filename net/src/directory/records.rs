@@ -175,3 +175,111 @@ pub(super) fn sort_by_distance(records: &mut [BelievedRecord], target: &[u8]) {
     let target = kad::KBucketKey::new(target.to_vec());
     records.sort_by_cached_key(|record| kad::KBucketKey::from(peer_id_of(record.node)).distance(&target));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{identity, record, record_of};
+    use super::*;
+
+    fn store_of(own: PeerId) -> MemoryStore {
+        MemoryStore::with_config(own, super::super::behaviour::store_limits())
+    }
+
+    fn put(node: NodeId, bytes: &Bytes) -> kad::Record {
+        kad::Record { key: record_key(node), value: bytes.to_vec(), publisher: None, expires: None }
+    }
+
+    #[test]
+    fn a_server_keeps_a_nodes_record_from_the_node_itself_and_nothing_else() {
+        let (own, now) = (PeerId::random(), now());
+        let (node, other) = (identity(1), identity(2));
+        let (id, peer) = (node.node_id(), peer_id_of(node.node_id()));
+        let mut store = store_of(own);
+        let good = record(&node, 5, &[]);
+        let mut attempt = |source: &PeerId, put: &kad::Record| keep(&mut store, &own, source, put, now);
+
+        assert_eq!(attempt(&peer, &put(id, &good)), Ok(()));
+        assert_eq!(attempt(&peer, &put(id, &good)), Ok(()), "the same again");
+        assert_eq!(attempt(&peer_id_of(other.node_id()), &put(id, &good)), Err(RecordRefusal::Stranger));
+        assert_eq!(attempt(&peer, &put(other.node_id(), &good)), Err(RecordRefusal::Stranger), "under a wrong key");
+        assert_eq!(attempt(&peer, &put(id, &record(&other, 9, &[]))), Err(RecordRefusal::Stranger));
+        assert_eq!(attempt(&peer, &put(id, &record(&node, 4, &[]))), Err(RecordRefusal::Older));
+        assert_eq!(attempt(&PeerId::random(), &put(id, &good)), Err(RecordRefusal::Stranger), "not an Ed25519 key");
+
+        let hour = Duration::from_secs(3600);
+        let old = record_of(&node, 6, &[], now.before(hour * 2), hour);
+        assert_eq!(attempt(&peer, &put(id, &old)), Err(RecordRefusal::Expired));
+        let future = record_of(&node, 6, &[], now.after(hour), hour);
+        assert_eq!(attempt(&peer, &put(id, &future)), Err(RecordRefusal::Expired));
+        let lasting = record_of(&node, 6, &[], now, hour * 2);
+        assert!(matches!(attempt(&peer, &put(id, &lasting)), Err(RecordRefusal::Forged(_))));
+        for position in 0..good.len() {
+            let mut forged = good.to_vec();
+            forged[position] ^= 1;
+            assert!(attempt(&peer, &put(id, &forged.into())).is_err(), "byte {position}");
+        }
+        assert!(attempt(&peer, &put(id, &vec![0; NODE_RECORD_MAX_BYTES + 1].into())).is_err());
+        assert_eq!(attempt(&peer, &put(id, &record(&node, 6, &[]))), Ok(()));
+
+        assert_eq!(store.records().count(), 1);
+        let kept = store.get(&record_key(id)).expect("the last one").into_owned();
+        assert_eq!(kept.publisher, Some(peer));
+        assert!(kept.expires.expect("an expiry") <= Instant::now() + NODE_RECORD_LIFE_MAX);
+        assert_eq!(BelievedRecord::read(kept.value.into()).expect("a record").sequence(), 6);
+    }
+
+    #[test]
+    fn a_full_store_keeps_what_is_nearest() {
+        let (own, now) = (peer_id_of(identity(1).node_id()), now());
+        let mut store = store_of(own);
+        let far_future = Some(Instant::now() + NODE_RECORD_LIFE_MAX);
+        for index in 0..STORED_RECORDS_MAX {
+            let key = kad::RecordKey::new(&format!("filler {index}"));
+            store.put(kad::Record { key, value: Vec::new(), publisher: None, expires: far_future }).expect("room");
+        }
+        let own_key = kad::KBucketKey::from(own);
+        let distance = |key: &kad::RecordKey| own_key.distance(&kad::KBucketKey::new(key.clone()));
+        let furthest_of = |store: &MemoryStore| store.records().map(|kept| distance(&kept.key)).max();
+        let (mut taken, mut refused) = (0, 0);
+        for number in 2..40 {
+            let node = identity(number);
+            let before = furthest_of(&store);
+            let wanted = put(node.node_id(), &record(&node, 1, &[]));
+            let nearer = Some(distance(&wanted.key)) < before;
+            let kept = keep(&mut store, &own, &peer_id_of(node.node_id()), &wanted, now);
+            assert_eq!(kept, if nearer { Ok(()) } else { Err(RecordRefusal::Full) });
+            if nearer {
+                taken += 1
+            } else {
+                refused += 1
+            }
+            assert_eq!(store.records().count(), STORED_RECORDS_MAX);
+        }
+        assert!(taken > 0, "{taken} taken, {refused} refused");
+    }
+
+    #[test]
+    fn expired_records_make_room() {
+        let (own, now) = (PeerId::random(), now());
+        let mut store = store_of(own);
+        for index in 0..STORED_RECORDS_MAX {
+            let key = kad::RecordKey::new(&format!("filler {index}"));
+            store
+                .put(kad::Record { key, value: Vec::new(), publisher: None, expires: Some(Instant::now()) })
+                .expect("room");
+        }
+        let node = identity(1);
+        let kept =
+            keep(&mut store, &own, &peer_id_of(node.node_id()), &put(node.node_id(), &record(&node, 1, &[])), now);
+        assert_eq!(kept, Ok(()));
+        assert_eq!(store.records().count(), 1);
+    }
+
+    #[test]
+    fn only_addresses_that_can_be_dialled_come_out_of_a_record() {
+        let good = super::super::bootstrap_address("127.0.0.1:1".parse().expect("an address"), identity(1).node_id());
+        let odd = "/dns4/localhost/tcp/80".parse().expect("a multiaddress");
+        let believed = BelievedRecord::read(record(&identity(1), 1, &[odd, good.clone()])).expect("a record");
+        assert_eq!(believed.control_addresses(), [good]);
+    }
+}

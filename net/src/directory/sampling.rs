@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use dolmen_proto::ids::{NodeId, Point};
 use futures::StreamExt;
-use futures::future::join_all;
+use futures::future::{join, join_all};
 use futures::stream::FuturesUnordered;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
@@ -23,14 +23,18 @@ pub(super) const FRESH: Duration = Duration::from_secs(120);
 const KEYS_PER_ROUND: usize = 4;
 /// Rounds in a row without anybody new after which everybody has been seen.
 const QUIET_ROUNDS: usize = 2;
-/// A round that brings nobody new for this long is over, though some peers have not answered: dead ones never will.
-const ROUND_PATIENCE: Duration = Duration::from_millis(1500);
+/// Lookups that bring nobody new for this long are over, though some peers have not answered: dead ones never will.
+const PATIENCE: Duration = Duration::from_millis(1500);
 /// No sample takes longer.
 const SAMPLE_DEADLINE: Duration = Duration::from_secs(30);
 /// Longest wait for a first peer of the network.
 const CONTACT_DEADLINE: Duration = Duration::from_secs(6);
 /// No other lookup takes longer.
 const LOOKUP_DEADLINE: Duration = Duration::from_secs(12);
+/// A node that could not be found is not looked up again for this long.
+const ABSENT_FOR: Duration = Duration::from_secs(15);
+/// Most nodes that are remembered as not to be found.
+const ABSENT_MAX: usize = 1024;
 /// Peers that one lookup asks for their records.
 const ASKED_PER_LOOKUP_MAX: usize = 40;
 
@@ -47,7 +51,7 @@ impl Directory {
         if self.count_fresh() < want && self.wait_for_contact().await {
             while quiet < QUIET_ROUNDS && Instant::now() < deadline {
                 let before = self.count_fresh();
-                self.round(want, deadline).await;
+                self.round(want).await;
                 rounds += 1;
                 let found = self.count_fresh();
                 tracing::debug!(rounds, before, found, "looked up random keys");
@@ -63,23 +67,27 @@ impl Directory {
     }
 
     /// The node's own record: remembered, or looked up and asked from the node itself, or as the last resort what
-    /// the directory keeps of it. `None` when nothing current was found, after at most 12 s.
+    /// the directory keeps of it. `None` when nothing current was found, after at most 12 s, and at once for a while
+    /// after that.
     pub async fn resolve(&self, node: NodeId) -> Option<NodeRecord> {
         if let Some(record) = self.remembered(node) {
             return Some(record);
         }
+        if self.shared.absent().get(&node).is_some_and(|until| Instant::now() < *until) {
+            return None;
+        }
         let search = async {
-            // Its last known address costs one handshake; most nodes stay where they are.
-            if self.shared.cache().known(node).is_some() {
-                self.ask(node).await;
-            }
-            if self.remembered(node).is_none() {
+            // Most nodes are where they were; that is asked while the others are asked where it is.
+            let at_home = async {
+                if self.shared.cache().known(node).is_some() {
+                    self.ask(node).await;
+                }
+            };
+            let by_others = async {
                 self.wait_for_contact().await;
-                self.look_up_until(peer_id_of(node).to_bytes(), || self.remembered(node).is_some()).await;
-            }
-            if self.remembered(node).is_none() {
-                self.ask(node).await;
-            }
+                self.look_up(peer_id_of(node).to_bytes()).await;
+            };
+            self.until(join(at_home, by_others), || self.remembered(node).is_some()).await;
             if self.remembered(node).is_none() {
                 self.fetch_kept(node).await;
             }
@@ -87,7 +95,11 @@ impl Directory {
         if timeout(LOOKUP_DEADLINE, search).await.is_err() {
             tracing::debug!(node = %node.short(), "the lookup of a node took too long");
         }
-        self.remembered(node)
+        let found = self.remembered(node);
+        if found.is_none() {
+            self.note_absent(node);
+        }
+        found
     }
 
     /// Records of the `count` nodes nearest to a point, by kad's own distance, nearest first; at most 20 or so
@@ -96,7 +108,7 @@ impl Directory {
         let target = point.as_bytes().to_vec();
         let search = async {
             self.wait_for_contact().await;
-            self.look_up_until(target.clone(), || false).await;
+            self.while_it_brings_news(self.look_up(target.clone()), usize::MAX).await;
         };
         if timeout(LOOKUP_DEADLINE, search).await.is_err() {
             tracing::debug!("the lookup of a point took too long");
@@ -107,8 +119,7 @@ impl Directory {
     }
 
     /// One round of a sample: several random keys at once.
-    async fn round(&self, want: usize, deadline: Instant) {
-        let mut learned = self.shared.learned.subscribe();
+    async fn round(&self, want: usize) {
         let mut keys = Vec::with_capacity(KEYS_PER_ROUND);
         for _ in 0..KEYS_PER_ROUND {
             let mut key = [0; 32];
@@ -118,21 +129,27 @@ impl Directory {
             }
             keys.push(key.to_vec());
         }
-        let lookups = join_all(keys.into_iter().map(|key| self.look_up(key)));
+        self.while_it_brings_news(join_all(keys.into_iter().map(|key| self.look_up(key))), want).await;
+    }
+
+    /// Waits for lookups until they end, until so many nodes are known to be there, or until they have brought
+    /// nobody new for a while: then only dead peers are being waited for.
+    async fn while_it_brings_news(&self, lookups: impl Future, want: usize) {
+        let mut learned = self.shared.learned.subscribe();
         tokio::pin!(lookups);
         let mut count = self.count_fresh();
-        let mut patience = Instant::now() + ROUND_PATIENCE;
+        let mut patience = Instant::now() + PATIENCE;
         while count < want {
             tokio::select! {
                 _ = &mut lookups => return,
-                () = sleep_until(patience.min(deadline)) => return,
+                () = sleep_until(patience) => return,
                 changed = learned.changed() => {
                     if changed.is_err() {
                         return;
                     }
                     let found = self.count_fresh();
                     if found > count {
-                        patience = Instant::now() + ROUND_PATIENCE;
+                        patience = Instant::now() + PATIENCE;
                     }
                     count = found;
                 }
@@ -140,14 +157,13 @@ impl Directory {
         }
     }
 
-    /// Runs a lookup until it ends or `enough` holds after something was learned.
-    async fn look_up_until(&self, key: Vec<u8>, enough: impl Fn() -> bool) {
+    /// Waits for lookups until they end, or until `enough` holds after something was learned.
+    async fn until(&self, lookups: impl Future, enough: impl Fn() -> bool) {
         let mut learned = self.shared.learned.subscribe();
-        let lookup = self.look_up(key);
-        tokio::pin!(lookup);
+        tokio::pin!(lookups);
         loop {
             tokio::select! {
-                () = &mut lookup => return,
+                _ = &mut lookups => return,
                 changed = learned.changed() => {
                     if changed.is_err() || enough() {
                         return;
@@ -199,11 +215,20 @@ impl Directory {
         matches!(timeout_at(deadline, listed.wait_for(|listed| *listed > 0)).await, Ok(Ok(_)))
     }
 
+    fn note_absent(&self, node: NodeId) {
+        let now = Instant::now();
+        let mut absent = self.shared.absent();
+        absent.retain(|_, until| now < *until);
+        if absent.len() < ABSENT_MAX {
+            absent.insert(node, now + ABSENT_FOR);
+        }
+    }
+
     fn count_fresh(&self) -> usize {
         self.shared.cache().fresh(FRESH, now()).count()
     }
 
-    fn remembered(&self, node: NodeId) -> Option<NodeRecord> {
+    pub(super) fn remembered(&self, node: NodeId) -> Option<NodeRecord> {
         self.shared.cache().current(node, now()).map(|believed| believed.record.clone())
     }
 }

@@ -211,7 +211,23 @@ impl Task {
             self.save();
             records::forget_expired(self.swarm.behaviour_mut().kad.store_mut());
         }
+        self.drop_abandoned();
         self.publish(now);
+    }
+
+    /// Ends lookups that nobody waits for any more.
+    fn drop_abandoned(&mut self) {
+        let kad = &mut self.swarm.behaviour_mut().kad;
+        let closest = self.closest.iter().filter(|(_, reply)| reply.is_closed()).map(|(query, _)| *query);
+        let kept = self.kept.iter().filter(|(_, kept)| kept.reply.is_closed()).map(|(query, _)| *query);
+        for query in closest.chain(kept) {
+            if let Some(mut query) = kad.query_mut(&query) {
+                query.finish();
+            }
+        }
+        // Their last events find nobody waiting.
+        self.closest.retain(|_, reply| !reply.is_closed());
+        self.kept.retain(|_, kept| !kept.reply.is_closed());
     }
 
     // ---- finding a start ----
@@ -337,7 +353,8 @@ impl Task {
         }
     }
 
-    fn asked_in_vain(&mut self, peer: &PeerId) {
+    /// Lets those go on who wait for the peer's record: it is in the cache now, or it cannot be had.
+    fn release(&mut self, peer: &PeerId) {
         for waiting in self.asked.remove(peer).unwrap_or_default() {
             let _gone = waiting.send(());
         }
@@ -351,7 +368,7 @@ impl Task {
         if let Some(refusal) = refusal {
             tracing::info!(%peer, %refusal, "a peer answered with a record that is not believed");
         }
-        self.asked_in_vain(&peer); // whoever waits looks into the cache
+        self.release(&peer);
     }
 
     fn take_in(&self, bytes: Bytes, node: NodeId, from_itself: bool) -> Result<(), RecordRefusal> {
@@ -453,7 +470,7 @@ impl Task {
             },
             request_response::Event::OutboundFailure { peer, error, .. } => {
                 tracing::debug!(%peer, %error, "no record from this peer");
-                self.asked_in_vain(&peer);
+                self.release(&peer);
             }
             request_response::Event::InboundFailure { .. } | request_response::Event::ResponseSent { .. } => {}
         }
