@@ -97,7 +97,7 @@ impl RecordCache {
         std::mem::take(&mut self.changed).then(|| self.encode())
     }
 
-    /// Notes that what [`RecordCache::to_save`] gave did not reach the disk.
+    /// Notes that what [`RecordCache::take_changes`] gave did not reach the disk.
     pub(super) fn not_saved(&mut self) {
         self.changed = true;
     }
@@ -145,7 +145,7 @@ impl RecordCache {
         bytes
     }
 
-    /// Reads what [`RecordCache::to_save`] gave, leaving out records whose signatures do not hold and those that
+    /// Reads what [`RecordCache::take_changes`] gave, leaving out records whose signatures do not hold and those that
     /// expired long ago. What was good before the damage is in `self` even where an error comes back.
     pub(super) fn decode(&mut self, bytes: &[u8], now: Timestamp) -> Result<(), CacheError> {
         let mut rest = bytes.strip_prefix(FILE_HEAD).ok_or(CacheError::Foreign)?;
@@ -309,14 +309,15 @@ mod tests {
     }
 
     #[test]
-    fn any_flipped_bit_is_noticed_and_costs_one_record_at_most_where_lengths_hold() {
+    fn any_flipped_bit_is_noticed_and_a_damaged_record_left_out() {
         let bytes = filled(2).take_changes().expect("changes");
         for position in 0..bytes.len() {
             let mut damaged = bytes.clone();
             damaged[position] ^= 0x40;
             let mut cache = RecordCache::default();
             assert!(cache.decode(&damaged, now()).is_err(), "byte {position}");
-            assert!(cache.contacts().len() < 2, "byte {position}: a damaged record is left out");
+            let in_a_record = position >= FILE_HEAD.len() + 4;
+            assert!(!in_a_record || cache.contacts().len() < 2, "byte {position}: a damaged record is left out");
         }
         for length in 0..bytes.len() {
             assert!(RecordCache::default().decode(&bytes[..length], now()).is_err(), "{length} bytes");

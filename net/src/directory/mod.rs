@@ -3,8 +3,8 @@
 //! Decides how nodes are found, whose records are believed, and what is remembered of them. Never decides where a
 //! shard goes, never carries one, and never knows one: the only thing in the DHT is a node's signed record.
 //!
-//! One task owns the libp2p swarm ([`task`]); [`Directory`] is a handle that talks to it through a bounded channel
-//! and runs lookups ([`sampling`]). Lookups return *peer ids*, which are only claims; a node counts once it has
+//! One task owns the libp2p swarm (`task`); [`Directory`] is a handle that talks to it through a bounded channel
+//! and runs lookups (`sampling`). Lookups return *peer ids*, which are only claims; a node counts once it has
 //! itself answered with a record that it signed, over a connection that its key authenticated.
 //!
 //! ```text
@@ -30,12 +30,12 @@ mod tests;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
 use dolmen_proto::ids::NodeId;
-use libp2p::Multiaddr;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -45,7 +45,7 @@ use crate::{Identity, IdentityError};
 
 pub use self::address::{bootstrap_address, control_address, node_id_of, peer_id_of, socket_address_of};
 pub use dolmen_proto::wire::NodeRecord;
-pub use libp2p;
+pub use libp2p::{Multiaddr, PeerId};
 
 /// Commands that wait for the task at a time; senders wait beyond that.
 const COMMANDS_MAX: usize = 64;
@@ -127,6 +127,8 @@ struct Shared {
     listed: watch::Sender<usize>,
     listening: watch::Sender<Vec<Multiaddr>>,
     lookups: Semaphore,
+    /// The slowest of the latest handshakes, in milliseconds; zero before the first.
+    handshake_ms: AtomicU64,
     /// Nodes that could not be found, and until when they are not looked for again.
     absent: Mutex<HashMap<NodeId, tokio::time::Instant>>,
 }
@@ -134,6 +136,22 @@ struct Shared {
 impl Shared {
     fn cache(&self) -> MutexGuard<'_, RecordCache> {
         self.cache.lock().expect("nobody panics while holding the cache")
+    }
+
+    /// Takes in how long a handshake took; slow ones are forgotten over some tens of faster ones.
+    fn note_handshake(&self, took: Duration) {
+        let took = u64::try_from(took.as_millis()).unwrap_or(u64::MAX).max(1);
+        let faded = |slowest: u64| Some(took.max(slowest - slowest / 16));
+        // The closure never gives `None`, so this never fails.
+        let _updated = self.handshake_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, faded);
+    }
+
+    /// The slowest of the latest handshakes; `None` before the first.
+    fn slowest_handshake(&self) -> Option<Duration> {
+        match self.handshake_ms.load(Ordering::Relaxed) {
+            0 => None,
+            slowest => Some(Duration::from_millis(slowest)),
+        }
     }
 
     fn absent(&self) -> MutexGuard<'_, HashMap<NodeId, tokio::time::Instant>> {
@@ -162,6 +180,7 @@ impl Directory {
             listed: watch::Sender::new(0),
             listening: watch::Sender::new(Vec::new()),
             lookups: Semaphore::new(LOOKUPS_MAX),
+            handshake_ms: AtomicU64::new(0),
             absent: Mutex::default(),
         });
         let listen = match &options.mode {

@@ -23,8 +23,11 @@ pub(super) const FRESH: Duration = Duration::from_secs(120);
 const KEYS_PER_ROUND: usize = 4;
 /// Rounds in a row without anybody new after which everybody has been seen.
 const QUIET_ROUNDS: usize = 2;
-/// Lookups that bring nobody new for this long are over, though some peers have not answered: dead ones never will.
-const PATIENCE: Duration = Duration::from_millis(1500);
+/// Lookups that bring nobody new for some handshakes' time are over, though some peers have not answered: dead ones
+/// never will. The bounds of that time, and how many of the slowest handshakes it is.
+const PATIENCE_MIN: Duration = Duration::from_millis(400);
+const PATIENCE_MAX: Duration = Duration::from_millis(1500);
+const PATIENCE_HANDSHAKES: u32 = 4;
 /// No sample takes longer.
 const SAMPLE_DEADLINE: Duration = Duration::from_secs(30);
 /// Longest wait for a first peer of the network.
@@ -32,7 +35,7 @@ const CONTACT_DEADLINE: Duration = Duration::from_secs(6);
 /// No other lookup takes longer.
 const LOOKUP_DEADLINE: Duration = Duration::from_secs(12);
 /// A node that could not be found is not looked up again for this long.
-const ABSENT_FOR: Duration = Duration::from_secs(15);
+const ABSENT_FOR: Duration = Duration::from_secs(5);
 /// Most nodes that are remembered as not to be found.
 const ABSENT_MAX: usize = 1024;
 /// Peers that one lookup asks for their records.
@@ -138,7 +141,7 @@ impl Directory {
         let mut learned = self.shared.learned.subscribe();
         tokio::pin!(lookups);
         let mut count = self.count_fresh();
-        let mut patience = Instant::now() + PATIENCE;
+        let mut patience = Instant::now() + self.patience();
         while count < want {
             tokio::select! {
                 _ = &mut lookups => return,
@@ -149,7 +152,7 @@ impl Directory {
                     }
                     let found = self.count_fresh();
                     if found > count {
-                        patience = Instant::now() + PATIENCE;
+                        patience = Instant::now() + self.patience();
                     }
                     count = found;
                 }
@@ -213,6 +216,11 @@ impl Directory {
         let mut listed = self.shared.listed.subscribe();
         let deadline = Instant::now() + CONTACT_DEADLINE;
         matches!(timeout_at(deadline, listed.wait_for(|listed| *listed > 0)).await, Ok(Ok(_)))
+    }
+
+    fn patience(&self) -> Duration {
+        let slowest = self.shared.slowest_handshake().unwrap_or(PATIENCE_MAX);
+        slowest.saturating_mul(PATIENCE_HANDSHAKES).clamp(PATIENCE_MIN, PATIENCE_MAX)
     }
 
     fn note_absent(&self, node: NodeId) {

@@ -1,53 +1,45 @@
 //! The one task that owns the libp2p swarm: commands in, events handled, nothing awaited in between.
 //!
-//! Decides when to dial bootstrap nodes, to publish, to ask a peer for its record and to write the cache file.
-//! Everything it remembers is bounded by our own commands, by connections (limited) or by a constant.
+//! Decides when to ask a peer for its record and when to write the cache file; [`start`], [`own`] and [`events`] decide
+//! the rest. Everything it remembers is bounded by our own commands, by connections (limited) or by a constant.
+
+mod events;
+mod own;
+mod start;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dolmen_proto::ids::NodeId;
 use futures::StreamExt;
-use libp2p::core::ConnectedPoint;
-use libp2p::request_response::{self, ResponseChannel};
-use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, Swarm, identify, kad};
-use tokio::sync::{mpsc, oneshot, watch};
+use libp2p::swarm::ConnectionId;
+use libp2p::{Multiaddr, PeerId, Swarm, kad};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
-use super::address::{control_address, dialable, named_peer, node_id_of, peer_id_of, socket_address_of};
-use super::behaviour::{Behaviour, BehaviourEvent, KAD_PROTOCOL, PROTOCOL_VERSION, swarm};
+use self::own::Publication;
+use super::address::{control_address, node_id_of, peer_id_of};
+use super::behaviour::{Behaviour, swarm};
 use super::records::{self, BelievedRecord, RecordRefusal};
-use super::sampling::FRESH;
-use super::{DirectoryError, DirectoryMode, DirectoryOptions, Shared, buckets, cache};
+use super::{DirectoryError, DirectoryMode, DirectoryOptions, Shared, cache};
 
 /// How often the housekeeping looks whether anything is due.
 const TICK: Duration = Duration::from_secs(1);
-/// A node's record is put into the directory this often, well within its life of an hour.
-const PUBLISH_INTERVAL: Duration = Duration::from_secs(20 * 60);
 /// After a change of the record or a failed attempt.
 const PUBLISH_AGAIN: Duration = Duration::from_secs(30);
-/// After the first peer is found: lets the routing table fill first.
-const PUBLISH_FIRST: Duration = Duration::from_secs(2);
 /// First wait before bootstrap nodes are dialled again while nobody is known; doubles.
 const REDIAL_FIRST: Duration = Duration::from_secs(2);
 /// Longest such wait, and the wait while others are known: two networks that were cut apart meet again.
 const REDIAL_MAX: Duration = Duration::from_secs(5 * 60);
 /// The cache file is written at most this often, and at the end.
 const SAVE_INTERVAL: Duration = Duration::from_secs(60);
-/// Remembered nodes dialled at the start, and again while nobody is known.
-const CONTACTS_DIALLED: usize = 16;
-/// Dials in vain after which a peer leaves the routing table.
-const FAILURES_MAX: u32 = 2;
-/// Records that peers of the directory return for one node before the lookup is cut short.
-const KEPT_ANSWERS_MAX: usize = 8;
 /// Longest wait for connections to close at the end.
 const CLOSING_DEADLINE: Duration = Duration::from_millis(500);
 
@@ -77,16 +69,7 @@ struct KeptQuery {
     reply: oneshot::Sender<usize>,
 }
 
-/// What a server publishes.
-struct Publication {
-    record: watch::Receiver<Bytes>,
-    /// The present record, once checked.
-    own: Option<BelievedRecord>,
-    /// Nobody sends records any more.
-    ended: bool,
-    due: Instant,
-}
-
+/// What the task owns.
 pub(super) struct Task {
     swarm: Swarm<Behaviour>,
     shared: Arc<Shared>,
@@ -126,7 +109,7 @@ impl Task {
             for address in announce {
                 swarm.add_external_address(address);
             }
-            publication = Some(Publication { record, own: None, ended: false, due: now });
+            publication = Some(Publication::new(record, now));
         }
         Ok(Self {
             swarm,
@@ -163,8 +146,8 @@ impl Task {
             tokio::select! {
                 event = self.swarm.select_next_some() => self.on_event(event),
                 command = self.commands.recv() => match command {
-                    None | Some(Command::Shutdown) => break,
-                    Some(command) => self.on_command(command),
+                    None => break,
+                    Some(command) => if self.on_command(command).is_break() { break },
                 },
                 changed = own_record => self.on_own_record(changed.is_ok()),
                 _ = tick.tick() => self.on_tick(),
@@ -173,7 +156,7 @@ impl Task {
         self.end().await;
     }
 
-    fn on_command(&mut self, command: Command) {
+    fn on_command(&mut self, command: Command) -> ControlFlow<()> {
         let behaviour = self.swarm.behaviour_mut();
         match command {
             Command::Closest { key, reply } => {
@@ -198,8 +181,9 @@ impl Task {
                 }
             }
             Command::Save => self.save(),
-            Command::Shutdown => unreachable!("the loop ends with this command"),
+            Command::Shutdown => return ControlFlow::Break(()),
         }
+        ControlFlow::Continue(())
     }
 
     fn on_tick(&mut self) {
@@ -229,114 +213,6 @@ impl Task {
         self.closest.retain(|_, reply| !reply.is_closed());
         self.kept.retain(|_, kept| !kept.reply.is_closed());
     }
-
-    // ---- finding a start ----
-
-    /// Dials bootstrap nodes, and remembered ones while nobody is known.
-    fn dial_start(&mut self) {
-        let alone = *self.shared.listed.borrow() == 0;
-        self.redial_wait = if alone { (self.redial_wait * 2).min(REDIAL_MAX) } else { REDIAL_MAX };
-        self.redial_due = Instant::now() + self.redial_wait;
-        if alone {
-            let contacts: Vec<_> = {
-                let cache = self.shared.cache();
-                let known = cache.contacts();
-                known.into_iter().take(CONTACTS_DIALLED).map(|known| (known.node, known.control_addresses())).collect()
-            };
-            for (node, addresses) in contacts {
-                self.dial_peer(peer_id_of(node), addresses);
-            }
-        }
-        let (ready, named): (Vec<_>, Vec<_>) =
-            self.bootstrap.iter().cloned().partition(|address| socket_address_of(address).is_some());
-        for address in ready {
-            self.dial(address);
-        }
-        if !named.is_empty() {
-            let commands = self.own_commands.clone();
-            tokio::spawn(async move {
-                for address in named {
-                    let addresses = dialable(&address).await;
-                    if addresses.is_empty() {
-                        tracing::warn!(%address, "the bootstrap address cannot be dialled");
-                    }
-                    let Some(commands) = commands.upgrade() else { return };
-                    let _ended = commands.send(Command::Dial { addresses }).await;
-                }
-            });
-        }
-    }
-
-    fn dial(&mut self, address: Multiaddr) {
-        match named_peer(&address) {
-            Some(peer) => self.dial_peer(peer, vec![address]),
-            None => {
-                if let Err(error) = self.swarm.dial(DialOpts::unknown_peer_id().address(address.clone()).build()) {
-                    tracing::debug!(%address, %error, "cannot dial");
-                }
-            }
-        }
-    }
-
-    fn dial_peer(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
-        if peer == *self.swarm.local_peer_id() || addresses.is_empty() {
-            return;
-        }
-        self.swarm.behaviour_mut().backoff.forgive(&peer);
-        let options =
-            DialOpts::peer_id(peer).addresses(addresses).condition(PeerCondition::DisconnectedAndNotDialing).build();
-        match self.swarm.dial(options) {
-            Ok(()) | Err(DialError::DialPeerConditionFalse(_)) => {}
-            Err(error) => tracing::debug!(%peer, %error, "cannot dial"),
-        }
-    }
-
-    // ---- our own record ----
-
-    fn on_own_record(&mut self, sender_lives: bool) {
-        let Some(publication) = &mut self.publication else { return };
-        if !sender_lives {
-            // The node is going down; what it said last stays true until it expires.
-            publication.ended = true;
-            return;
-        }
-        let bytes = publication.record.borrow_and_update().clone();
-        if bytes.is_empty() {
-            publication.own = None;
-            return;
-        }
-        match BelievedRecord::read_current(bytes, self.shared.own, records::now()) {
-            Ok(own) => {
-                publication.due = publication.due.min(Instant::now() + PUBLISH_AGAIN);
-                publication.own = Some(own);
-            }
-            Err(error) => tracing::error!(%error, "our own node record is not valid and is not published"),
-        }
-    }
-
-    fn publish(&mut self, now: Instant) {
-        let Some(publication) = &mut self.publication else { return };
-        if now < publication.due || *self.shared.listed.borrow() == 0 {
-            return;
-        }
-        let Some(record) = publication.own.as_ref().and_then(|own| records::to_put(own, records::now())) else {
-            return;
-        };
-        publication.due = now + PUBLISH_INTERVAL;
-        if let Err(error) = self.swarm.behaviour_mut().kad.put_record(record, kad::Quorum::One) {
-            tracing::warn!(%error, "cannot publish the node record");
-        }
-    }
-
-    fn answer(&mut self, channel: ResponseChannel<Bytes>) {
-        let own = self.publication.as_ref().and_then(|publication| publication.own.as_ref());
-        // Dropping the channel ends the stream without an answer: there is nothing true to say.
-        if let Some(own) = own.filter(|own| own.is_current(records::now())) {
-            let _peer_gone = self.swarm.behaviour_mut().records.send_response(channel, own.bytes.clone());
-        }
-    }
-
-    // ---- others' records ----
 
     /// Asks the peer for its record, unless it has been asked already.
     fn ask(&mut self, peer: PeerId, waiting: Option<oneshot::Sender<()>>) {
@@ -384,186 +260,6 @@ impl Task {
         Ok(())
     }
 
-    // ---- events ----
-
-    fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
-        match event {
-            SwarmEvent::NewListenAddr { address, .. } => {
-                tracing::info!(%address, "the control plane listens");
-                self.shared.listening.send_modify(|listening| listening.push(address));
-            }
-            SwarmEvent::ExpiredListenAddr { address, .. } => {
-                self.shared.listening.send_modify(|listening| listening.retain(|known| *known != address));
-            }
-            SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "the control plane's socket"),
-            SwarmEvent::ListenerClosed { reason, .. } => tracing::error!(?reason, "the control plane's socket closed"),
-            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
-                self.on_connected(peer_id, connection_id, &endpoint);
-            }
-            SwarmEvent::ConnectionClosed { connection_id, .. } => {
-                self.remotes.remove(&connection_id);
-            }
-            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => self.on_unreachable(peer, &error),
-            SwarmEvent::Behaviour(BehaviourEvent::Kad(event)) => self.on_kad(event),
-            SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received {
-                connection_id,
-                peer_id,
-                info,
-            })) => self.on_identified(connection_id, peer_id, &info),
-            SwarmEvent::Behaviour(BehaviourEvent::Records(event)) => self.on_record_event(event),
-            _ => {}
-        }
-    }
-
-    fn on_connected(&mut self, peer: PeerId, connection: ConnectionId, endpoint: &ConnectedPoint) {
-        if let Some(remote) = socket_address_of(endpoint.get_remote_address()) {
-            self.remotes.insert(connection, remote.ip());
-        }
-        // A peer that was worth dialling is worth knowing, and asking now saves a round trip after the lookup.
-        let fresh = node_id_of(&peer).is_some_and(|node| self.shared.cache().is_fresh(node, FRESH, records::now()));
-        if endpoint.is_dialer() && !fresh {
-            self.ask(peer, None);
-        }
-    }
-
-    fn on_unreachable(&mut self, peer: PeerId, error: &DialError) {
-        if let DialError::WrongPeerId { obtained, .. } = error {
-            tracing::warn!(expected = %peer, found = %obtained, "another node answers at this address");
-        }
-        // While nobody at all is reached the fault may well be ours: the table stays as it is.
-        let connected = self.swarm.connected_peers().next().is_some();
-        let behaviour = self.swarm.behaviour_mut();
-        if connected && behaviour.backoff.failures(&peer) >= FAILURES_MAX && behaviour.kad.remove_peer(&peer).is_some()
-        {
-            tracing::debug!(%peer, %error, "unreachable, no longer listed");
-            self.count_listed();
-        }
-    }
-
-    fn on_identified(&mut self, connection: ConnectionId, peer: PeerId, info: &identify::Info) {
-        if info.protocol_version != PROTOCOL_VERSION {
-            tracing::debug!(%peer, version = %info.protocol_version, "a peer of another network");
-            self.swarm.behaviour_mut().kad.remove_peer(&peer);
-            self.count_listed();
-            let _not_connected = self.swarm.disconnect_peer_id(peer);
-            return;
-        }
-        let kad = &mut self.swarm.behaviour_mut().kad;
-        if !info.protocols.contains(&KAD_PROTOCOL) {
-            // A client, or a server that has become one.
-            if kad.remove_peer(&peer).is_some() {
-                self.count_listed();
-            }
-            return;
-        }
-        if let Some(seen) = self.remotes.get(&connection) {
-            let addresses = buckets::seen_addresses(&peer, &info.listen_addrs, *seen);
-            buckets::insert(kad, peer, &addresses);
-        }
-    }
-
-    fn on_record_event(&mut self, event: request_response::Event<(), Bytes>) {
-        match event {
-            request_response::Event::Message { peer, message, .. } => match message {
-                request_response::Message::Request { channel, .. } => self.answer(channel),
-                request_response::Message::Response { response, .. } => self.on_record(peer, response),
-            },
-            request_response::Event::OutboundFailure { peer, error, .. } => {
-                tracing::debug!(%peer, %error, "no record from this peer");
-                self.release(&peer);
-            }
-            request_response::Event::InboundFailure { .. } | request_response::Event::ResponseSent { .. } => {}
-        }
-    }
-
-    fn on_kad(&mut self, event: kad::Event) {
-        let own = *self.swarm.local_peer_id();
-        let kad = &mut self.swarm.behaviour_mut().kad;
-        match event {
-            kad::Event::RoutablePeer { peer, address } => {
-                buckets::insert(kad, peer, std::slice::from_ref(&address));
-            }
-            kad::Event::RoutingUpdated { peer, addresses, .. } => {
-                let addresses: Vec<_> = addresses.iter().cloned().collect();
-                if buckets::enforce(kad, &peer, &addresses) {
-                    tracing::debug!(%peer, "its subnet has its share of the routing table");
-                }
-                self.count_listed();
-            }
-            kad::Event::InboundRequest {
-                request: kad::InboundRequest::PutRecord { source, record: Some(record), .. },
-            } => {
-                if let Err(refusal) = records::keep(kad.store_mut(), &own, &source, &record, records::now()) {
-                    tracing::debug!(peer = %source, %refusal, "a record is not kept");
-                }
-            }
-            kad::Event::OutboundQueryProgressed { id, result, step, .. } => self.on_query(id, result, step.last),
-            _ => {}
-        }
-    }
-
-    fn on_query(&mut self, query: kad::QueryId, result: kad::QueryResult, last: bool) {
-        match result {
-            kad::QueryResult::GetClosestPeers(result) => {
-                let peers = match result {
-                    Ok(found) => found.peers,
-                    Err(kad::GetClosestPeersError::Timeout { peers, .. }) => peers,
-                };
-                if let Some(reply) = self.closest.remove(&query) {
-                    let _gone = reply.send(peers.iter().filter_map(|peer| node_id_of(&peer.peer_id)).collect());
-                }
-            }
-            kad::QueryResult::GetRecord(result) => self.on_kept(query, result, last),
-            kad::QueryResult::PutRecord(Err(error)) => {
-                tracing::debug!(?error, "nobody has taken the node record yet");
-                if let Some(publication) = &mut self.publication {
-                    publication.due = publication.due.min(Instant::now() + PUBLISH_AGAIN);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn on_kept(&mut self, query: kad::QueryId, result: kad::GetRecordResult, last: bool) {
-        let Some(node) = self.kept.get(&query).map(|kept| kept.node) else { return };
-        let mut answered = (0, 0);
-        if let Ok(kad::GetRecordOk::FoundRecord(found)) = result {
-            let named = found.record.key == records::record_key(node);
-            let bytes = Bytes::from(found.record.value);
-            let taken = if named { self.take_in(bytes, node, false) } else { Err(RecordRefusal::Stranger) };
-            if let Err(refusal) = &taken {
-                tracing::debug!(node = %node.short(), %refusal, "a kept record is not believed");
-            }
-            answered = (1, usize::from(taken.is_ok()));
-        }
-        let Entry::Occupied(mut kept) = self.kept.entry(query) else { return };
-        kept.get_mut().answers += answered.0;
-        kept.get_mut().believed += answered.1;
-        if last || kept.get().answers >= KEPT_ANSWERS_MAX {
-            let kept = kept.remove();
-            let _gone = kept.reply.send(kept.believed);
-            if let Some(mut query) = self.swarm.behaviour_mut().kad.query_mut(&query) {
-                query.finish();
-            }
-        }
-    }
-
-    fn count_listed(&mut self) {
-        let listed = buckets::size(&mut self.swarm.behaviour_mut().kad);
-        let before = self.shared.listed.send_replace(listed);
-        if before == 0 && listed > 0 {
-            self.redial_due = Instant::now() + REDIAL_MAX;
-            if let Some(publication) = &mut self.publication {
-                publication.due = Instant::now() + PUBLISH_FIRST;
-            }
-        } else if before > 0 && listed == 0 {
-            self.redial_wait = REDIAL_FIRST;
-            self.redial_due = Instant::now() + REDIAL_FIRST;
-        }
-    }
-
-    // ---- the cache file and the end ----
-
     /// Writes the cache file in the background if anything changed, one write at a time.
     fn save(&mut self) {
         self.save_due = Instant::now() + SAVE_INTERVAL;
@@ -608,7 +304,7 @@ impl Task {
     }
 }
 
-fn save_to(shared: &Shared, path: &std::path::Path, bytes: &[u8]) {
+fn save_to(shared: &Shared, path: &Path, bytes: &[u8]) {
     if let Err(error) = cache::save(path, bytes) {
         tracing::warn!(path = %path.display(), %error, "the node cache cannot be written");
         shared.cache().not_saved();

@@ -10,8 +10,8 @@ use libp2p::swarm::SwarmEvent;
 use libp2p::{Multiaddr, kad};
 
 use super::address::{control_address, peer_id_of};
-use super::behaviour::{BehaviourEvent, swarm};
-use super::testing::{client, end, eventually, identity, network, record, sample_all};
+use super::behaviour::{BehaviourEvent, KAD_PROTOCOL, swarm};
+use super::testing::{Node, PATIENCE, client, end, eventually, identity, network, record, record_of, sample_all};
 use super::{Directory, NodeRecord};
 
 fn ids(records: &[NodeRecord]) -> BTreeSet<NodeId> {
@@ -29,7 +29,7 @@ fn by_distance(ids: impl IntoIterator<Item = NodeId>, target: &[u8]) -> Vec<Node
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thirty_nodes_are_found_resolved_and_ordered_by_distance() {
     let nodes = network(30).await;
-    let all: BTreeSet<_> = nodes.iter().map(super::testing::Node::id).collect();
+    let all: BTreeSet<_> = nodes.iter().map(Node::id).collect();
     let client = client(vec![nodes[0].address()], None).await;
 
     let found = sample_all(&client, nodes.len()).await;
@@ -72,7 +72,7 @@ async fn a_client_with_a_cache_needs_no_bootstrap_node() {
     assert_eq!(first.listed_nodes().await, []);
 
     nodes.remove(0).directory.shutdown().await;
-    let alive: BTreeSet<_> = nodes.iter().map(super::testing::Node::id).collect();
+    let alive: BTreeSet<_> = nodes.iter().map(Node::id).collect();
     let second = client(vec![start], Some(path)).await;
     assert_eq!(ids(&sample_all(&second, alive.len()).await), alive);
     second.shutdown().await;
@@ -146,7 +146,7 @@ async fn peers_that_serve_records_not_their_own_are_not_found() {
         *bytes.last_mut().expect("a record has bytes") ^= 1;
         Bytes::from(bytes)
     };
-    let expired = super::testing::record_of(
+    let expired = record_of(
         &identity(42),
         9,
         &[],
@@ -158,7 +158,7 @@ async fn peers_that_serve_records_not_their_own_are_not_found() {
     eventually("the liars are listed", async || nodes[0].directory.listed_nodes().await.len() == 5).await;
 
     let client = client(vec![start], None).await;
-    let honest: BTreeSet<_> = nodes.iter().map(super::testing::Node::id).collect();
+    let honest: BTreeSet<_> = nodes.iter().map(Node::id).collect();
     assert_eq!(ids(&sample_all(&client, 6).await), honest);
     assert_eq!(client.resolve(nodes[1].id()).await.map(|record| record.sequence), Some(1), "not the stolen one");
     assert_eq!(client.resolve(identity(41).node_id()).await, None);
@@ -171,11 +171,11 @@ async fn peers_that_serve_records_not_their_own_are_not_found() {
 
 #[tokio::test]
 async fn the_directory_ends_with_its_last_handle() {
-    let node = super::testing::Node::start(identity(1), Vec::new(), None).await;
+    let node = Node::start(identity(1), Vec::new(), None).await;
     let Directory { task, .. } = node.directory.clone();
     let task = task.lock().expect("no panic").take().expect("a running task");
     drop(node);
-    assert!(tokio::time::timeout(super::testing::PATIENCE, task).await.expect("it ends").is_ok());
+    assert!(tokio::time::timeout(PATIENCE, task).await.expect("it ends").is_ok());
 }
 
 #[tokio::test]
@@ -187,4 +187,45 @@ async fn a_taken_port_is_named() {
     let options = super::DirectoryOptions { identity: identity(1), mode, bootstrap: Vec::new(), cache: None };
     let error = Directory::start(options).await.expect_err("the port is taken");
     assert!(error.to_string().contains(&listen.to_string()), "{error}");
+}
+
+/// A peer of another network that happens to speak a Kademlia of our name.
+#[derive(libp2p::swarm::NetworkBehaviour)]
+struct Foreign {
+    kad: kad::Behaviour<kad::store::MemoryStore>,
+    identify: libp2p::identify::Behaviour,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn peers_of_another_network_are_put_out() {
+    let nodes = network(2).await;
+    let keypair = identity(50).libp2p_keypair().expect("a key");
+    let own = keypair.public().to_peer_id();
+    let mut foreign = libp2p::SwarmBuilder::with_existing_identity(keypair)
+        .with_tokio()
+        .with_quic()
+        .with_behaviour(|keypair| {
+            let store = kad::store::MemoryStore::new(own);
+            let mut kad = kad::Behaviour::with_config(own, store, kad::Config::new(KAD_PROTOCOL));
+            kad.set_mode(Some(kad::Mode::Server));
+            let identify = libp2p::identify::Config::new("other/1".to_owned(), keypair.public());
+            Foreign { kad, identify: libp2p::identify::Behaviour::new(identify) }
+        })
+        .expect("a behaviour")
+        .build();
+    foreign.listen_on(control_address("127.0.0.1:0".parse().expect("an address"))).expect("a socket");
+    foreign.dial(nodes[0].address()).expect("a dial");
+    let put_out = async {
+        let mut connected = false;
+        loop {
+            match foreign.select_next_some().await {
+                SwarmEvent::ConnectionEstablished { .. } => connected = true,
+                SwarmEvent::ConnectionClosed { .. } if connected => return,
+                _ => {}
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, put_out).await.expect("the connection is closed by the node");
+    assert_eq!(nodes[0].directory.listed_nodes().await, [nodes[1].id()]);
+    end(nodes).await;
 }
