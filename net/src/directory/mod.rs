@@ -45,7 +45,7 @@ use crate::{Identity, IdentityError};
 
 pub use self::address::{bootstrap_address, control_address, node_id_of, peer_id_of, socket_address_of};
 pub use dolmen_proto::wire::NodeRecord;
-pub use libp2p::{Multiaddr, PeerId};
+pub use libp2p::{self, Multiaddr, PeerId};
 
 /// Commands that wait for the task at a time; senders wait beyond that.
 const COMMANDS_MAX: usize = 64;

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use dolmen_proto::ids::{NodeId, Timestamp};
 use dolmen_proto::limits::{CLOCK_SKEW_MAX, NODE_RECORD_LIFE_MAX, NODE_RECORD_MAX_BYTES};
+use dolmen_proto::placement::kad_distance;
 use dolmen_proto::wire::record::decode_record;
 use dolmen_proto::wire::{NodeRecord, Signed, WireError};
 use libp2p::kad::store::{MemoryStore, RecordStore};
 use libp2p::{Multiaddr, PeerId, kad};
 
-use super::address::{node_id_of, peer_id_of, socket_address_of};
+use super::address::{node_id_of, socket_address_of};
 use super::behaviour::STORED_RECORDS_MAX;
 
 /// What comes before the node's 32 bytes in the key of its record.
@@ -172,12 +173,12 @@ pub(super) fn now() -> Timestamp {
 
 /// Sorts by distance from `target` in kad's own metric, nearest first.
 pub(super) fn sort_by_distance(records: &mut [BelievedRecord], target: &[u8]) {
-    let target = kad::KBucketKey::new(target.to_vec());
-    records.sort_by_cached_key(|record| kad::KBucketKey::from(peer_id_of(record.node)).distance(&target));
+    records.sort_by_cached_key(|record| kad_distance(target, &record.node));
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::address::peer_id_of;
     use super::super::testing::{identity, record, record_of};
     use super::*;
 
@@ -281,5 +282,17 @@ mod tests {
         let odd = "/dns4/localhost/tcp/80".parse().expect("a multiaddress");
         let believed = BelievedRecord::read(record(&identity(1), 1, &[odd, good.clone()])).expect("a record");
         assert_eq!(believed.control_addresses(), [good]);
+    }
+
+    #[test]
+    fn placement_and_kademlia_measure_the_same_distances() {
+        for number in 1..20 {
+            let (node, target) = (identity(number).node_id(), vec![number; 32]);
+            let key = kad::KBucketKey::new(target.clone());
+            let peer = kad::KBucketKey::from(peer_id_of(node));
+            let by_kad: Vec<_> =
+                key.hashed_bytes().iter().zip(peer.hashed_bytes()).map(|(one, two)| one ^ two).collect();
+            assert_eq!(kad_distance(&target, &node)[..], by_kad);
+        }
     }
 }

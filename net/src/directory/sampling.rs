@@ -106,7 +106,8 @@ impl Directory {
     }
 
     /// Records of the `count` nodes nearest to a point, by kad's own distance, nearest first; at most 20 or so
-    /// where the network is large, fewer than `count` where it is small. Takes at most 12 s.
+    /// where the network is large, fewer than `count` where it is small. A server is not in
+    /// its own answers. Takes at most 12 s.
     pub async fn nearest(&self, point: Point, count: usize) -> Vec<NodeRecord> {
         let target = point.as_bytes().to_vec();
         let search = async {

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use dolmen_proto::ids::{NodeId, Point};
+use dolmen_proto::placement::kad_distance;
 use futures::StreamExt;
 use libp2p::request_response::{Event, Message};
 use libp2p::swarm::SwarmEvent;
 use libp2p::{Multiaddr, kad};
 
-use super::address::{control_address, peer_id_of};
+use super::address::control_address;
 use super::behaviour::{BehaviourEvent, KAD_PROTOCOL, swarm};
 use super::testing::{Node, PATIENCE, client, end, eventually, identity, network, record, record_of, sample_all};
 use super::{Directory, NodeRecord};
@@ -18,11 +19,10 @@ fn ids(records: &[NodeRecord]) -> BTreeSet<NodeId> {
     records.iter().map(|record| record.node).collect()
 }
 
-/// Ids in order of their distance to a key, by libp2p's own arithmetic.
+/// Ids in order of their distance to a key, by the arithmetic that placement uses.
 fn by_distance(ids: impl IntoIterator<Item = NodeId>, target: &[u8]) -> Vec<NodeId> {
-    let target = kad::KBucketKey::new(target.to_vec());
     let mut ids: Vec<_> = ids.into_iter().collect();
-    ids.sort_by_key(|id| kad::KBucketKey::from(peer_id_of(*id)).distance(&target));
+    ids.sort_by_key(|id| kad_distance(target, id));
     ids
 }
 
