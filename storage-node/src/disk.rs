@@ -87,10 +87,8 @@ pub trait DiskFile: Send + Sync + 'static {
     fn truncate(&self, length: u64) -> io::Result<()>;
 }
 
-/// Name of the file whose advisory lock keeps a second node out of a data folder.
-pub const LOCK_FILE: &str = "lock";
-
-/// A folder of the operating system's file system, locked against other processes while it is open.
+/// A folder of the operating system's file system, locked against other processes while it is open. The folder itself is
+/// locked and no file in it: an empty mount point must not be written to.
 #[derive(Debug)]
 pub struct FileDisk {
     path: PathBuf,
@@ -106,13 +104,7 @@ impl FileDisk {
         if !fs::metadata(path)?.is_dir() {
             return Err(io::Error::new(io::ErrorKind::NotADirectory, format!("{} is not a folder", path.display())));
         }
-        let lock = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path.join(LOCK_FILE))?;
+        let lock = File::open(path)?;
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
         Ok(Self { path: path.to_path_buf(), _lock: lock })
     }
@@ -203,6 +195,7 @@ impl DiskFile for RealFile {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

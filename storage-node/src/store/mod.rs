@@ -2,87 +2,104 @@
 //! rule that nothing is acknowledged before it is on disk.
 //!
 //! Decides what is durable, what is damaged, where a record lies and when its space comes back. Never decides who
-//! may put, renew or delete: that is the service's. Never starts a clock; `now` is passed in. Calls block on
-//! the disk, so an asynchronous caller runs them on threads of its own.
+//! may put, renew or delete: that is the service's. Never reads a clock for what it writes; `now` is passed in. Calls block
+//! on the disk, so an asynchronous caller runs them on threads of its own.
+//!
+//! ```text
+//! writer  a shard streams in ----+        +-- read     header borne out, bytes as they are
+//! append  records in order ------+--> volumes (the truth)
+//! commit  one sync for many -----+        +-- open     index rebuilt from tables; the unfinished is walked
+//!            |                            +-- compact  scrub  expire
+//!            +--> catalogue over an index (disposable): what counts, only once it is durable
+//! ```
 
+mod append;
+mod catalogue;
+mod commit;
+mod compact;
 mod error;
+mod expire;
+mod folder;
+mod index;
+mod marker;
+mod open;
 mod options;
+mod read;
+mod record;
+mod scrub;
+mod sync;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests;
+mod volume;
+mod walk;
+mod watch;
+mod writer;
 
-use std::io;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use dolmen_proto::ids::{AccountId, NodeId, Point, ShardRoot, Timestamp};
+use dolmen_proto::ids::{AccountId, Point, ShardRoot, Timestamp};
+use dolmen_proto::limits;
 
+use self::append::Draft;
+use self::catalogue::Entry;
+pub use self::commit::Ticket;
 pub use self::error::StoreError;
+use self::folder::{Folder, Room};
+pub use self::marker::initialise;
 pub use self::options::*;
+use self::record::{Class, Kind};
+use self::sync::lock;
+use self::volume::Mode;
+pub use self::writer::ShardWriter;
 use crate::disk::Disk;
 
 /// Longest signed terms that a lease keeps, in bytes.
 pub const LEASE_TERMS_MAX_BYTES: usize = 4096;
-/// Longest signed delete that a tombstone keeps, in bytes.
-pub const EVIDENCE_MAX_BYTES: usize = 4096;
-
-/// Marks an empty folder as a data folder of `node`. `secret` is 32 fresh random bytes: the folder's identifier and
-/// its checksum keys derive from it.
-///
-/// # Errors
-/// `AlreadyExists` when there is a valid marker or any volume; else whatever the disk reports.
-pub fn initialise<D: Disk>(disk: &D, node: NodeId, secret: [u8; 32]) -> io::Result<DiskId> {
-    let _ = (disk, node, secret);
-    todo!()
-}
+/// Longest evidence (a signed delete) that an ended lease keeps, in bytes.
+pub const EVIDENCE_MAX_BYTES: usize = limits::WIRE_HEADER_MAX_BYTES;
 
 /// The store. Cheap to clone; all clones are one store.
 pub struct Store<D: Disk> {
-    disk: std::sync::Arc<D>,
+    inner: Arc<Inner<D>>,
+}
+
+struct Inner<D: Disk> {
+    options: Arc<StoreOptions>,
+    slots: Vec<Slot<D>>,
+}
+
+/// A folder as it was given: usable or only reported.
+struct Slot<D: Disk> {
+    report: FolderReport,
+    folder: Option<Arc<Folder<D>>>,
 }
 
 impl<D: Disk> Clone for Store<D> {
     fn clone(&self) -> Self {
-        Self { disk: self.disk.clone() }
+        Self { inner: self.inner.clone() }
     }
 }
 
-/// What [`Store::commit`] waits for: written, not yet durable, and visible to readers only once it is.
-/// Dropping it commits to nothing; the next commit on the same volume makes it durable all the same.
-#[must_use = "nothing is durable before its ticket is committed"]
-#[derive(Debug, Default)]
-pub struct Ticket {}
-
-impl Ticket {
-    /// Makes this ticket also wait for what `other` waits for.
-    pub fn merge(&mut self, other: Self) {
-        let _ = other;
+impl<D: Disk> std::fmt::Debug for Store<D> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Store").field("folders", &self.inner.slots.len()).finish_non_exhaustive()
     }
 }
 
-/// A shard being written. Dropped unfinished, its space is given back.
-pub struct ShardWriter<D: Disk> {
-    disk: std::sync::Arc<D>,
-}
-
-impl<D: Disk> ShardWriter<D> {
-    /// Appends bytes of the shard.
-    ///
-    /// # Errors
-    /// `WrongLength` past the named length, `DiskFull`, `Io`.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        let _ = (bytes, &self.disk);
-        todo!()
+fn too_large(what: &'static str, actual: usize, limit: usize) -> Result<(), StoreError> {
+    if actual > limit {
+        return Err(StoreError::TooLarge { what, actual: actual as u64, limit: limit as u64 });
     }
-
-    /// Checks length and root and writes the lease; the shard is there once the ticket is committed.
-    ///
-    /// # Errors
-    /// `WrongLength`, `WrongRoot`, `TooLarge` (terms), `DiskFull`, `Io`.
-    pub fn finish(self, lease: LeaseRecord) -> Result<Ticket, StoreError> {
-        let _ = lease;
-        todo!()
-    }
+    Ok(())
 }
 
 impl<D: Disk> Store<D> {
-    /// Opens the folders that can be used and reports on all. Damaged or stale indexes are rebuilt here.
+    /// Opens the folders that can be used and reports on all. Damaged or stale indexes are rebuilt here, which takes minutes
+    /// on a large disk that was not closed. Of leases that were over by `now` nothing is said any more.
     ///
     /// # Errors
     /// `NoFolder` when none can be used.
@@ -91,8 +108,21 @@ impl<D: Disk> Store<D> {
         options: StoreOptions,
         now: Timestamp,
     ) -> Result<(Self, OpenReport), StoreError> {
-        let _ = (folders, options, now);
-        todo!()
+        let options = Arc::new(options);
+        let generations = Arc::new(AtomicU64::new(1));
+        let slots: Vec<_> = folders
+            .into_iter()
+            .map(|spec| {
+                let (folder, report) = open::open_folder(spec, &options, &generations, now);
+                Slot { report, folder }
+            })
+            .collect();
+        let report = OpenReport { folders: slots.iter().map(|slot| slot.report.clone()).collect() };
+        if slots.iter().all(|slot| slot.folder.is_none()) {
+            let states = slots.iter().map(|slot| format!("{}: {:?}", slot.report.name, slot.report.state));
+            return Err(StoreError::NoFolder(states.collect::<Vec<_>>().join("; ")));
+        }
+        Ok((Self { inner: Arc::new(Inner { options, slots }) }, report))
     }
 
     /// Starts a put. When the shard is already held, its bytes are checked and not stored again.
@@ -100,8 +130,41 @@ impl<D: Disk> Store<D> {
     /// # Errors
     /// `TooLarge`, `DiskFull`, `Io`.
     pub fn begin_put(&self, root: ShardRoot, length_bytes: u32) -> Result<ShardWriter<D>, StoreError> {
-        let _ = (root, length_bytes);
-        todo!()
+        if length_bytes == 0 || length_bytes > self.inner.options.shard_max_bytes {
+            let limit = u64::from(self.inner.options.shard_max_bytes);
+            return Err(StoreError::TooLarge { what: "shard", actual: u64::from(length_bytes), limit });
+        }
+        let mut damaged_in = None;
+        for (place, folder) in self.readable().enumerate() {
+            match folder.pin_known(&root)? {
+                Some(entry) if entry.kind == Kind::Shard && folder.check_writable().is_ok() => {
+                    if entry.body_bytes != length_bytes {
+                        folder.unpin_failed(root.as_bytes());
+                        let named = u64::from(length_bytes);
+                        return Err(StoreError::WrongLength { named, actual: u64::from(entry.body_bytes) });
+                    }
+                    return Ok(ShardWriter::checking(folder.clone(), root, length_bytes));
+                }
+                Some(_) => {
+                    folder.unpin_failed(root.as_bytes());
+                    damaged_in = Some(place);
+                }
+                None => {}
+            }
+        }
+        let mut folders: Vec<_> = self.readable().enumerate().collect();
+        // Beside the leases of a damaged shard if there are any, else where there is most room.
+        folders.sort_by_key(|(place, folder)| {
+            (Some(*place) != damaged_in, std::cmp::Reverse(folder.known_room(Room::Shard)))
+        });
+        let mut result = Err(StoreError::DiskFull { wanted: u64::from(length_bytes) });
+        for (_, folder) in folders {
+            result = ShardWriter::storing(folder.clone(), root, length_bytes);
+            if result.is_ok() {
+                break;
+            }
+        }
+        result
     }
 
     /// Returns once everything the ticket stands for is on disk. Many callers share one fsync.
@@ -109,14 +172,12 @@ impl<D: Disk> Store<D> {
     /// # Errors
     /// `SyncFailed`: nothing the ticket stands for may be acknowledged.
     pub fn commit(&self, ticket: Ticket) -> Result<(), StoreError> {
-        let _ = ticket;
-        todo!()
+        ticket.wait()
     }
 
     /// As [`Store::commit`], without waiting: `done` runs on the folder's sync thread and must not block.
     pub fn commit_then(&self, ticket: Ticket, done: Box<dyn FnOnce(Result<(), StoreError>) + Send>) {
-        let _ = (ticket, done);
-        todo!()
+        ticket.wait_then(done);
     }
 
     /// What is durably known of a shard, or `None` where no lease on it is. While a folder is absent
@@ -125,8 +186,25 @@ impl<D: Disk> Store<D> {
     /// # Errors
     /// `Io`, `Index`.
     pub fn lookup(&self, root: &ShardRoot) -> Result<Option<ShardInfo>, StoreError> {
-        let _ = root;
-        todo!()
+        let mut length_bytes = 0;
+        let mut state = None;
+        let mut leases: BTreeMap<AccountId, (u64, LeaseRecord)> = BTreeMap::new();
+        for folder in self.readable() {
+            let Some(entry) = known(folder, root)? else { continue };
+            length_bytes = length_bytes.max(entry.shard_bytes());
+            if entry.kind == Kind::Shard {
+                state = Some(ShardState::Held);
+            } else if state.is_none() {
+                state = Some(ShardState::Damaged);
+            }
+            for (generation, lease) in folder.read_leases(root)? {
+                if leases.get(&lease.account).is_none_or(|(other, _)| *other < generation) {
+                    leases.insert(lease.account, (generation, lease));
+                }
+            }
+        }
+        let leases: Vec<_> = leases.into_values().map(|(_, lease)| lease).collect();
+        Ok(state.filter(|_| !leases.is_empty()).map(|state| ShardInfo { length_bytes, state, leases }))
     }
 
     /// Adds or replaces the lease of one account on a shard that is held.
@@ -134,8 +212,27 @@ impl<D: Disk> Store<D> {
     /// # Errors
     /// `NotHeld`, `Damaged`, `TooLarge`, `DiskFull`, `Io`.
     pub fn put_lease(&self, root: ShardRoot, lease: LeaseRecord) -> Result<Ticket, StoreError> {
-        let _ = (root, lease);
-        todo!()
+        writer::check_terms(&lease)?;
+        let mut result = Err(StoreError::NotHeld);
+        for folder in self.readable() {
+            match folder.pin_known(&root)? {
+                Some(entry) if entry.kind == Kind::Shard => {
+                    return match writer::append_lease(folder, &root, &lease, entry.body_bytes) {
+                        Ok((hold, record)) => Ok(folder.register_pinned(hold, record)),
+                        Err(error) => {
+                            folder.unpin_failed(root.as_bytes());
+                            Err(error)
+                        }
+                    };
+                }
+                Some(_) => {
+                    folder.unpin_failed(root.as_bytes());
+                    result = Err(StoreError::Damaged(root));
+                }
+                None => {}
+            }
+        }
+        result
     }
 
     /// Ends the lease of one account; without any lease the shard is gone. `evidence` (the signed delete; may be empty) is
@@ -144,8 +241,26 @@ impl<D: Disk> Store<D> {
     /// # Errors
     /// `NotHeld`, `TooLarge`, `DiskFull`, `Io`.
     pub fn remove_lease(&self, root: ShardRoot, account: AccountId, evidence: &[u8]) -> Result<Ticket, StoreError> {
-        let _ = (root, account, evidence);
-        todo!()
+        too_large("evidence", evidence.len(), EVIDENCE_MAX_BYTES)?;
+        let mut ticket = Ticket::default();
+        let mut found = false;
+        for folder in self.readable() {
+            let lease = folder.catalogue.lease(&root, &account).map_err(|reason| folder.index_error(reason))?;
+            let Some(lease) = lease else { continue };
+            let draft = Draft {
+                kind: Kind::LeaseEnd,
+                a: *root.as_bytes(),
+                b: *account.as_bytes(),
+                value: if evidence.is_empty() { 0 } else { lease.value },
+                mark: [0; 16],
+                tail: evidence,
+                generation: None,
+            };
+            let (hold, record) = folder.append_small(draft, Room::Ending)?;
+            ticket.merge(folder.register_one(hold, record));
+            found = true;
+        }
+        if found { Ok(ticket) } else { Err(StoreError::NotHeld) }
     }
 
     /// The signed delete that ended a lease, while it is kept.
@@ -153,8 +268,12 @@ impl<D: Disk> Store<D> {
     /// # Errors
     /// `Io`, `Index`.
     pub fn evidence(&self, root: &ShardRoot, account: AccountId) -> Result<Option<Bytes>, StoreError> {
-        let _ = (root, account);
-        todo!()
+        for folder in self.readable() {
+            if let Some(evidence) = folder.read_evidence(root, &account)? {
+                return Ok(Some(evidence));
+            }
+        }
+        Ok(None)
     }
 
     /// Leases of one account in order of their roots, from the first after `after`, at most `max`.
@@ -167,8 +286,16 @@ impl<D: Disk> Store<D> {
         after: Option<ShardRoot>,
         max: usize,
     ) -> Result<Vec<LeaseSummary>, StoreError> {
-        let _ = (account, after, max);
-        todo!()
+        let mut found: BTreeMap<ShardRoot, LeaseSummary> = BTreeMap::new();
+        for folder in self.readable() {
+            let roots = folder.catalogue.roots_of(&account, after.as_ref(), max);
+            for root in roots.map_err(|reason| folder.index_error(reason))? {
+                if let Some(summary) = folder.summary(&root, &account)? {
+                    keep_latest(found.entry(root).or_insert(summary), summary);
+                }
+            }
+        }
+        Ok(found.into_values().take(max).collect())
     }
 
     /// All leases in order of (root, account), from the first after `after`, at most `max`: for quotas at start.
@@ -176,8 +303,18 @@ impl<D: Disk> Store<D> {
     /// # Errors
     /// `Index`.
     pub fn leases(&self, after: Option<(ShardRoot, AccountId)>, max: usize) -> Result<Vec<LeaseSummary>, StoreError> {
-        let _ = (after, max);
-        todo!()
+        let mut found: BTreeMap<(ShardRoot, AccountId), LeaseSummary> = BTreeMap::new();
+        let after = after.as_ref().map(|(root, account)| (root.as_bytes(), account.as_bytes()));
+        for folder in self.readable() {
+            let pairs = folder.catalogue.all_leases(after, max).map_err(|reason| folder.index_error(reason))?;
+            for (a, b, _) in pairs {
+                let (root, account) = (ShardRoot::new(a), AccountId::new(b));
+                if let Some(summary) = folder.summary(&root, &account)? {
+                    keep_latest(found.entry((root, account)).or_insert(summary), summary);
+                }
+            }
+        }
+        Ok(found.into_values().take(max).collect())
     }
 
     /// Reads exactly `buffer.len()` bytes of a shard. The bytes are not hashed here: readers have the root.
@@ -185,8 +322,15 @@ impl<D: Disk> Store<D> {
     /// # Errors
     /// `NotHeld`, `Damaged`, `OutOfRange`, `Io`.
     pub fn read(&self, root: &ShardRoot, offset: u64, buffer: &mut [u8]) -> Result<(), StoreError> {
-        let _ = (root, offset, buffer);
-        todo!()
+        let mut result = Err(StoreError::NotHeld);
+        for folder in self.readable() {
+            match folder.read_shard(root, offset, buffer) {
+                Ok(()) => return Ok(()),
+                Err(StoreError::NotHeld) => {}
+                Err(error) => result = Err(error),
+            }
+        }
+        result
     }
 
     /// The shard's outboard: pre-order hash pairs over 16 KiB groups, empty for shards of one group.
@@ -194,8 +338,15 @@ impl<D: Disk> Store<D> {
     /// # Errors
     /// `NotHeld`, `Damaged`, `Io`.
     pub fn outboard(&self, root: &ShardRoot) -> Result<Vec<u8>, StoreError> {
-        let _ = root;
-        todo!()
+        let mut result = Err(StoreError::NotHeld);
+        for folder in self.readable() {
+            match folder.read_outboard(root) {
+                Ok(outboard) => return Ok(outboard),
+                Err(StoreError::NotHeld) => {}
+                Err(error) => result = Err(error),
+            }
+        }
+        result
     }
 
     /// Puts a head, replacing the one of the same point and key. Which of two is newer is the caller's to decide, and
@@ -204,8 +355,38 @@ impl<D: Disk> Store<D> {
     /// # Errors
     /// `TooLarge`, `DiskFull`, `Io`.
     pub fn put_head(&self, point: Point, key: [u8; 32], bytes: &[u8], until: Timestamp) -> Result<Ticket, StoreError> {
-        let _ = (point, key, bytes, until);
-        todo!()
+        too_large("head", bytes.len(), limits::HEAD_MAX_BYTES)?;
+        if bytes.is_empty() {
+            return Err(StoreError::TooLarge { what: "empty head", actual: 0, limit: 0 });
+        }
+        let mut folders = Vec::new();
+        for folder in self.readable().filter(|folder| folder.check_writable().is_ok()) {
+            let known = folder.catalogue.entry(Class::Head, point.as_bytes(), &key);
+            let known = known.map_err(|reason| folder.index_error(reason))?.is_some();
+            folders.push((!known, std::cmp::Reverse(folder.known_room(Room::Small)), folder));
+        }
+        folders.sort_by_key(|(unknown, room, _)| (*unknown, *room));
+        let draft = Draft {
+            kind: Kind::Head,
+            a: *point.as_bytes(),
+            b: key,
+            value: until.as_unix_ms(),
+            mark: [0; 16],
+            tail: bytes,
+            generation: None,
+        };
+        let mut result = Err(StoreError::DiskFull { wanted: bytes.len() as u64 });
+        for (_, _, folder) in folders {
+            folder.pin(point.as_bytes());
+            match folder.append_small(draft, Room::Small) {
+                Ok((hold, record)) => return Ok(folder.register_pinned(hold, record)),
+                Err(error) => {
+                    folder.unpin_failed(point.as_bytes());
+                    result = Err(error);
+                }
+            }
+        }
+        result
     }
 
     /// The heads by all keys at one point.
@@ -213,8 +394,12 @@ impl<D: Disk> Store<D> {
     /// # Errors
     /// `Io`, `Index`.
     pub fn heads(&self, point: &Point) -> Result<Vec<StoredHead>, StoreError> {
-        let _ = point;
-        todo!()
+        let mut found = BTreeMap::new();
+        for folder in self.readable() {
+            let pairs = folder.catalogue.heads(point).map_err(|reason| folder.index_error(reason))?;
+            newest_heads(&mut found, folder.read_heads(pairs)?);
+        }
+        Ok(found.into_values().map(|(_, head)| head).collect())
     }
 
     /// All heads in order of (point, key), from the first after `after`, at most `max`: for putting them again.
@@ -222,8 +407,13 @@ impl<D: Disk> Store<D> {
     /// # Errors
     /// `Io`, `Index`.
     pub fn all_heads(&self, after: Option<(Point, [u8; 32])>, max: usize) -> Result<Vec<StoredHead>, StoreError> {
-        let _ = (after, max);
-        todo!()
+        let mut found = BTreeMap::new();
+        let after = after.as_ref().map(|(point, key)| (point.as_bytes(), key));
+        for folder in self.readable() {
+            let pairs = folder.catalogue.all_heads(after, max).map_err(|reason| folder.index_error(reason))?;
+            newest_heads(&mut found, folder.read_heads(pairs)?);
+        }
+        Ok(found.into_values().map(|(_, head)| head).take(max).collect())
     }
 
     /// Ends at most `max` leases and heads that are over: after the grace, or at once when `short_of_space`; durable on return.
@@ -231,8 +421,21 @@ impl<D: Disk> Store<D> {
     /// # Errors
     /// `DiskFull`, `Io`, `SyncFailed`.
     pub fn expire(&self, now: Timestamp, short_of_space: bool, max: usize) -> Result<ExpireReport, StoreError> {
-        let _ = (now, short_of_space, max);
-        todo!()
+        let mut report = ExpireReport::default();
+        let mut ticket = Ticket::default();
+        let mut result = Ok(());
+        for folder in self.writable() {
+            let left =
+                max.saturating_sub(report.leases.len()).saturating_sub(usize::try_from(report.heads).unwrap_or(max));
+            if left == 0 {
+                report.more = true;
+                break;
+            }
+            let expired = folder.expire(now, short_of_space, left, &mut report, &mut ticket);
+            result = result.and(expired);
+        }
+        ticket.wait()?;
+        result.map(|()| report)
     }
 
     /// Rewrites volumes that are mostly dead (under a quarter live; under three quarters when `short_of_space`), until
@@ -246,8 +449,14 @@ impl<D: Disk> Store<D> {
         short_of_space: bool,
         budget_bytes: u64,
     ) -> Result<CompactReport, StoreError> {
-        let _ = (now, short_of_space, budget_bytes);
-        todo!()
+        let mut report = CompactReport::default();
+        let mut result = Ok(());
+        for folder in self.writable() {
+            let left = budget_bytes.saturating_sub(report.copied_bytes);
+            let compacted = folder.compact(now, short_of_space, left, &mut report);
+            result = result.and(compacted);
+        }
+        result.map(|()| report)
     }
 
     /// Re-reads about `budget_bytes` on each folder and checks them against roots and checksums, going on where the last
@@ -256,26 +465,55 @@ impl<D: Disk> Store<D> {
     /// # Errors
     /// `Io`, `Index`.
     pub fn scrub(&self, budget_bytes: u64) -> Result<ScrubReport, StoreError> {
-        let _ = budget_bytes;
-        todo!()
+        let mut report = ScrubReport::default();
+        let mut result = Ok(());
+        for folder in self.readable() {
+            let scrubbed = folder.scrub(budget_bytes, &mut report);
+            result = result.and(scrubbed);
+        }
+        result.map(|()| report)
     }
 
     /// Space and counts over all folders.
     #[must_use]
     pub fn usage(&self) -> FolderUsage {
-        todo!()
+        let mut sum = FolderUsage::default();
+        for folder in self.readable() {
+            let usage = folder.usage();
+            sum.shards += usage.shards;
+            sum.shard_bytes += usage.shard_bytes;
+            sum.damaged += usage.damaged;
+            sum.leases += usage.leases;
+            sum.heads += usage.heads;
+            sum.live_bytes += usage.live_bytes;
+            sum.dead_bytes += usage.dead_bytes;
+            sum.total_bytes += usage.total_bytes;
+            sum.free_bytes = sum.free_bytes.saturating_add(usage.free_bytes);
+            sum.volumes += usage.volumes;
+        }
+        sum
     }
 
     /// Every folder as given to [`Store::open`], those that cannot be used included. Does not touch the disks.
     #[must_use]
     pub fn folders(&self) -> Vec<FolderStatus> {
-        todo!()
+        let status = |slot: &Slot<D>| FolderStatus {
+            name: slot.report.name.clone(),
+            disk: slot.report.disk,
+            state: slot.folder.as_ref().map_or_else(|| slot.report.state.clone(), |folder| folder.state()),
+            usage: slot.folder.as_ref().map(|folder| folder.usage()).unwrap_or_default(),
+            oldest_operation: slot.folder.as_ref().and_then(|folder| folder.disk.health().oldest_operation()),
+            operations: slot.folder.as_ref().map_or(0, |folder| folder.disk.health().finished()),
+            errors: slot.folder.as_ref().map_or(0, |folder| folder.disk.health().failed()),
+        };
+        self.inner.slots.iter().map(status).collect()
     }
 
     /// Takes a folder (by its place in [`Store::folders`]) out of use, because it hangs. Until the next opening.
     pub fn fail_folder(&self, folder: usize, reason: &str) {
-        let _ = (folder, reason);
-        todo!()
+        if let Some(folder) = self.inner.slots.get(folder).and_then(|slot| slot.folder.as_ref()) {
+            folder.degrade(FolderState::Failed(reason.to_owned()));
+        }
     }
 
     /// Closes every volume with a table of contents, so that the next opening need not verify. Puts still running fail.
@@ -283,6 +521,64 @@ impl<D: Disk> Store<D> {
     /// # Errors
     /// The first failure; the store is closed in any case, and reopening recovers.
     pub fn close(&self) -> Result<(), StoreError> {
-        todo!()
+        let mut result = Ok(());
+        for folder in self.inner.slots.iter().filter_map(|slot| slot.folder.as_ref()) {
+            let closed = folder.close();
+            result = result.and(closed);
+        }
+        result
+    }
+
+    fn readable(&self) -> impl Iterator<Item = &Arc<Folder<D>>> {
+        let folders = self.inner.slots.iter().filter_map(|slot| slot.folder.as_ref());
+        folders.filter(|folder| folder.check_readable().is_ok())
+    }
+
+    fn writable(&self) -> impl Iterator<Item = &Arc<Folder<D>>> {
+        self.readable().filter(|folder| folder.check_writable().is_ok())
+    }
+}
+
+fn known<D: Disk>(folder: &Folder<D>, root: &ShardRoot) -> Result<Option<Entry>, StoreError> {
+    folder.catalogue.shard(root).map_err(|reason| folder.index_error(reason))
+}
+
+/// Of two summaries of one lease on different folders, the one that ends later.
+fn keep_latest(kept: &mut LeaseSummary, other: LeaseSummary) {
+    if kept.until < other.until {
+        *kept = other;
+    }
+}
+
+/// Of heads by one key on different folders, the one written last.
+fn newest_heads(found: &mut BTreeMap<(Point, [u8; 32]), (u64, StoredHead)>, heads: Vec<(u64, StoredHead)>) {
+    for (generation, head) in heads {
+        let key = (head.point, head.key);
+        if found.get(&key).is_none_or(|(other, _)| *other < generation) {
+            found.insert(key, (generation, head));
+        }
+    }
+}
+
+impl<D: Disk> Folder<D> {
+    /// Closes every volume with its table and makes the index durable; writes nothing after that.
+    fn close(&self) -> Result<(), StoreError> {
+        if self.closed.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        // Whoever was writing a header is through with it now, and nobody begins.
+        lock(&self.append).active = None;
+        self.check_readable()?;
+        let mut result = Ok(());
+        for volume in self.all_volumes() {
+            let mode = lock(&volume.tail).mode;
+            match mode {
+                Mode::Sealed => {}
+                Mode::Suspect => result = result.and(Err(self.volume_closed())),
+                Mode::Open | Mode::Full | Mode::Closing => result = result.and(self.seal(&volume)),
+            }
+        }
+        result?;
+        self.close_index().map_err(|reason| self.index_error(reason))
     }
 }

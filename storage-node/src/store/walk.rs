@@ -1,0 +1,99 @@
+//! Reading a volume that has no valid table at its end: after a crash, or when the table is damaged.
+//!
+//! Decides which records of such a volume are whole. Never trusts a body without hashing it, unless a table written after
+//! a later sync vouches for it; never writes.
+
+use std::io;
+
+use super::marker::VOLUME_START;
+use super::record::{ALIGN, HEADER_BYTES, Kind, RECORD_MAGIC, Record};
+use super::volume::{read_header, read_rows, read_tail, shard_is_whole};
+use crate::disk::DiskFile;
+
+/// Bytes read at a time when the next header is looked for.
+const WINDOW_BYTES: usize = 256 * 1024;
+
+/// What a walk found.
+#[derive(Debug, Default)]
+pub(crate) struct Walked {
+    /// Whole records in the order in which they stand.
+    pub(crate) rows: Vec<Record>,
+    /// First offset after the last valid header's record.
+    pub(crate) end: u64,
+    /// Every record below this was on disk at some time: if it is not whole, the disk lost it.
+    pub(crate) durable: u64,
+    /// Shards and tails that are not whole.
+    pub(crate) torn: usize,
+    /// Valid headers seen, of any kind.
+    pub(crate) headers: usize,
+}
+
+/// Walks a volume of this length.
+pub(crate) fn walk<F: DiskFile>(file: &F, salt: &[u8; 32], length: u64) -> io::Result<Walked> {
+    let mut walked = Walked { end: VOLUME_START, ..Walked::default() };
+    let mut vouched = 0;
+    let mut position = VOLUME_START;
+    while position.saturating_add(ALIGN) <= length {
+        let record = read_header(file, salt, position)?.filter(|record| record.end() <= length);
+        let Some(record) = record else {
+            match next_header(file, salt, position + ALIGN, length)? {
+                Some(next) => position = next,
+                None => break,
+            }
+            continue;
+        };
+        walked.headers += 1;
+        walked.durable = walked.durable.max(record.durable);
+        match record.kind {
+            Kind::Void | Kind::End => {}
+            Kind::Shard => walked.rows.push(record),
+            Kind::Table => {
+                if let Some(rows) = read_rows(file, salt, &record)? {
+                    walked.rows = rows;
+                    vouched = record.offset;
+                    walked.durable = walked.durable.max(record.offset);
+                }
+            }
+            Kind::ShardLost | Kind::Lease | Kind::LeaseEnd | Kind::Head | Kind::HeadEnd => {
+                match read_tail(file, salt, &record)?.and_then(|tail| record.with_tail(&tail)) {
+                    Some(record) => walked.rows.push(record),
+                    None => walked.torn += 1,
+                }
+            }
+        }
+        position = record.end();
+        walked.end = position;
+    }
+    let mut whole = Vec::with_capacity(walked.rows.len());
+    for row in walked.rows {
+        if row.kind == Kind::Shard && row.offset >= vouched && !shard_is_whole(file, salt, &row)? {
+            walked.torn += 1;
+        } else {
+            whole.push(row);
+        }
+    }
+    walked.rows = whole;
+    Ok(walked)
+}
+
+/// The offset of the next valid header at or after `from`. Salted checks keep an uploader's bytes from being one.
+fn next_header<F: DiskFile>(file: &F, salt: &[u8; 32], from: u64, length: u64) -> io::Result<Option<u64>> {
+    let mut window = vec![0; WINDOW_BYTES];
+    let mut start = from.next_multiple_of(ALIGN);
+    while start.saturating_add(ALIGN) <= length {
+        let count = file.read_at(&mut window, start)?;
+        for (slot, bytes) in window[..count].chunks_exact(HEADER_BYTES).enumerate() {
+            let offset = start + slot as u64 * ALIGN;
+            if bytes[..RECORD_MAGIC.len()] == RECORD_MAGIC
+                && Record::decode(bytes, salt, offset).is_some_and(|record| record.end() <= length)
+            {
+                return Ok(Some(offset));
+            }
+        }
+        if count < WINDOW_BYTES {
+            break;
+        }
+        start += WINDOW_BYTES as u64;
+    }
+    Ok(None)
+}
