@@ -272,7 +272,7 @@ fn dial_failed(node: NodeId, error: DialError) -> CallError {
             CallError::Unreachable { node, reason: error.to_string() }
         }
         DialError::ShutDown => CallError::Local(LocalFault::ShutDown),
-        DialError::PoolFull(_) | DialError::BudgetSpent | DialError::Socket(_) | DialError::Tls(_) => {
+        DialError::PoolFull(_) | DialError::BudgetSpent | DialError::Tls(_) => {
             CallError::Local(LocalFault::Resources(error.to_string()))
         }
     }

@@ -137,7 +137,7 @@ pub struct PathReport {
     pub black_holes_detected: u64,
     /// The estimated round trip.
     pub round_trip: Duration,
-    /// Packets sent and packets lost.
+    /// Packets sent.
     pub packets_sent: u64,
     /// Packets of those that were lost.
     pub packets_lost: u64,

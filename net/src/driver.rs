@@ -115,3 +115,129 @@ where
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::future::FutureExt;
+
+    use super::*;
+
+    /// Asks for the attempts 1 to 3, cancels 2 when 1 told, and gives up on 3 after a while.
+    struct Toy {
+        patience: Duration,
+        actions: Vec<Action>,
+        told: Vec<u64>,
+        give_up_at: Option<Timestamp>,
+        outcome: Option<Vec<u64>>,
+        started: bool,
+    }
+
+    impl Toy {
+        fn new(patience: Duration) -> Self {
+            Self { patience, actions: vec![], told: vec![], give_up_at: None, outcome: None, started: false }
+        }
+    }
+
+    enum Action {
+        Start(u64),
+        Cancel(u64),
+        Know(u64),
+    }
+
+    impl Session for Toy {
+        type Event = u64;
+        type Action = Action;
+        type Outcome = Vec<u64>;
+
+        fn handle(&mut self, event: u64, _: Timestamp) {
+            if event == 1 {
+                self.actions.extend([Action::Cancel(2), Action::Know(7)]);
+            }
+            self.told.push(event);
+        }
+
+        fn wake(&mut self, now: Timestamp) {
+            if self.give_up_at.is_some_and(|at| now >= at) {
+                self.outcome = Some(self.told.clone());
+            }
+        }
+
+        fn poll_action(&mut self, now: Timestamp) -> Option<Action> {
+            if !self.started {
+                self.started = true;
+                self.give_up_at = Some(now.after(self.patience));
+                self.actions.extend([Action::Start(3), Action::Start(2), Action::Start(1)]);
+            }
+            self.actions.pop()
+        }
+
+        fn poll_timeout(&self) -> Option<Timestamp> {
+            self.give_up_at
+        }
+
+        fn outcome(&self) -> Option<&Vec<u64>> {
+            self.outcome.as_ref()
+        }
+    }
+
+    /// Counts itself down when it is dropped.
+    struct Alive(Arc<AtomicUsize>);
+
+    impl Drop for Alive {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    struct Works(Arc<AtomicUsize>);
+
+    impl Executor<Toy> for Works {
+        fn execute(&mut self, action: Action) -> Step<u64> {
+            match action {
+                Action::Know(event) => Step::Event(event),
+                Action::Cancel(attempt) => Step::Cancel { attempt },
+                Action::Start(attempt) => {
+                    self.0.fetch_add(1, Ordering::Relaxed);
+                    let alive = Alive(Arc::clone(&self.0));
+                    let work = async move {
+                        let _alive = alive;
+                        if attempt > 1 {
+                            std::future::pending::<()>().await;
+                        }
+                        attempt
+                    };
+                    Step::once(attempt, work.boxed())
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn events_come_back_attempts_are_cancelled_and_time_passes() {
+        let alive = Arc::new(AtomicUsize::new(0));
+        let clock = MonotonicClock::start();
+        let began = clock.now();
+        let patience = Duration::from_millis(20);
+        let told = run(Toy::new(patience), Works(Arc::clone(&alive)), &clock).await;
+        assert_eq!(told, [1, 7]);
+        assert!(clock.now().since(began) >= patience);
+        assert_eq!(alive.load(Ordering::Relaxed), 0, "the work that was left is dropped");
+    }
+
+    #[tokio::test]
+    async fn dropping_a_run_drops_its_work() {
+        let alive = Arc::new(AtomicUsize::new(0));
+        let clock = MonotonicClock::start();
+        let mut running = Box::pin(run(Toy::new(Duration::from_secs(3600)), Works(Arc::clone(&alive)), &clock));
+        while alive.load(Ordering::Relaxed) != 1 {
+            // 1 ends and 2 is cancelled; 3 works on.
+            assert!(futures::poll!(&mut running).is_pending(), "over too soon");
+            tokio::task::yield_now().await;
+        }
+        drop(running);
+        assert_eq!(alive.load(Ordering::Relaxed), 0);
+    }
+}

@@ -46,7 +46,7 @@ pub(crate) fn any_address_like(peer: SocketAddr) -> SocketAddr {
 
 /// What went through one socket.
 #[derive(Debug, Default)]
-pub struct SocketCounters {
+pub(crate) struct SocketCounters {
     sends: AtomicU64,
     sent_bytes: AtomicU64,
     receives: AtomicU64,
@@ -68,8 +68,7 @@ pub struct SocketReport {
 
 impl SocketCounters {
     /// The counts so far.
-    #[must_use]
-    pub fn read(&self) -> SocketReport {
+    pub(crate) fn read(&self) -> SocketReport {
         SocketReport {
             sends: self.sends.load(Ordering::Relaxed),
             sent_bytes: self.sent_bytes.load(Ordering::Relaxed),

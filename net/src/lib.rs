@@ -19,6 +19,8 @@ mod options;
 mod pool;
 mod server;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod windows;
 

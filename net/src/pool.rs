@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use futures::future::{BoxFuture, FutureExt, Shared};
 use futures::stream::{FuturesUnordered, StreamExt};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ConnectionError, Endpoint};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::datagram::{PathClass, PathReport, canonical};
@@ -23,7 +24,10 @@ use crate::identity::Identity;
 use crate::options::DataPlaneOptions;
 use crate::stream::code;
 use crate::tls::{SERVER_NAME, Tls, TlsError, peer_of};
-use crate::windows::{Admission, CallGuard, ConnectionWindows, WindowBudget};
+use crate::windows::{CallGuard, ConnectionWindows, WindowBudget};
+
+/// QUIC's error numbers that carry a TLS alert.
+const TLS_ALERTS: RangeInclusive<u64> = 0x100..=0x1ff;
 
 /// Why no connection came about.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -40,8 +44,6 @@ pub(crate) enum DialError {
     PoolFull(usize),
     #[error("the memory budget for windows is spent")]
     BudgetSpent,
-    #[error("cannot open a socket: {0}")]
-    Socket(Arc<std::io::Error>),
     #[error(transparent)]
     Tls(Arc<TlsError>),
     #[error("the client is shut down")]
@@ -53,10 +55,11 @@ fn describe_attempts(attempts: &[(SocketAddr, String)]) -> String {
     attempts.join("; ")
 }
 
-/// One connection and its windows.
+/// One connection and its windows. quinn closes it when the pool and the last request let go of it.
 #[derive(Debug)]
 pub(crate) struct Pooled {
     windows: Arc<ConnectionWindows>,
+    _place: OwnedSemaphorePermit,
     last_used: Mutex<Instant>,
     /// Told when the last request on this connection ends, for those who wait for a place.
     freed: Arc<Notify>,
@@ -79,12 +82,6 @@ impl Pooled {
 
     fn idle_since(&self) -> Option<Instant> {
         (self.windows.calls() == 0).then(|| *self.last_used.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-impl Drop for Pooled {
-    fn drop(&mut self) {
-        self.connection().close(code::IDLE, b"");
     }
 }
 
@@ -112,6 +109,7 @@ pub(crate) struct Pool {
     budget: Arc<WindowBudget>,
     sockets: [OnceLock<Socket>; 2],
     opening: Mutex<()>,
+    places: Arc<Semaphore>,
     slots: Mutex<Slots>,
     freed: Arc<Notify>,
 }
@@ -127,6 +125,7 @@ impl Pool {
             identity: identity.clone(),
             tls: Tls::new(identity)?,
             budget: WindowBudget::new(&options),
+            places: Arc::new(Semaphore::new(options.connections_max)),
             options,
             sockets: [OnceLock::new(), OnceLock::new()],
             opening: Mutex::new(()),
@@ -230,7 +229,9 @@ impl Pool {
             return Err(DialError::NoAddress);
         }
         let limit = self.options.dial_timeout;
-        let admission = self.place(node).await?;
+        let place = self.wait_for(|| Arc::clone(&self.places).try_acquire_owned().ok()).await;
+        let place = place.ok_or(DialError::PoolFull(self.options.connections_max))?;
+        let admission = self.wait_for(|| self.budget.admit()).await.ok_or(DialError::BudgetSpent)?;
         let config = self.tls.client(node).map_err(|error| DialError::Tls(Arc::new(error)))?;
         let connection = timeout(limit, self.race(node, Arc::new(config), &addresses))
             .await
@@ -238,44 +239,27 @@ impl Pool {
         tracing::debug!(node = %node.short(), address = %connection.remote_address(), "connected");
         Ok(Arc::new(Pooled {
             windows: Arc::new(ConnectionWindows::new(connection, admission)),
+            _place: place,
             last_used: Mutex::new(Instant::now()),
             freed: Arc::clone(&self.freed),
         }))
     }
 
-    /// Waits for a place in the pool and for the first windows, evicting what is idle.
-    async fn place(&self, node: NodeId) -> Result<Admission, DialError> {
+    /// Waits until `take` gives something, closing idle connections to make it so, for as long as a dial may take.
+    async fn wait_for<T>(&self, take: impl Fn() -> Option<T>) -> Option<T> {
         let waiting = async {
             loop {
                 let freed = self.freed.notified();
-                let (others, evicted) = {
-                    let mut slots = self.lock();
-                    let others = slots.by_node.keys().filter(|key| **key != node).count();
-                    let full = others >= self.options.connections_max;
-                    (others, if full { slots.evict_idle() } else { None })
-                };
-                drop(evicted);
-                if others < self.options.connections_max {
-                    if let Some(admission) = self.budget.admit() {
-                        return admission;
-                    }
-                    let evicted = self.lock().evict_idle();
-                    if evicted.is_some() {
-                        continue;
-                    }
-                    freed.await;
-                } else if self.lock().by_node.len() > self.options.connections_max {
+                if let Some(taken) = take() {
+                    return taken;
+                }
+                let evicted = self.lock().evict_idle();
+                if evicted.is_none() {
                     freed.await;
                 }
             }
         };
-        timeout(self.options.dial_timeout, waiting).await.map_err(|_| {
-            if self.lock().by_node.len() > self.options.connections_max {
-                DialError::PoolFull(self.options.connections_max)
-            } else {
-                DialError::BudgetSpent
-            }
-        })
+        timeout(self.options.dial_timeout, waiting).await.ok()
     }
 
     /// Tries the addresses in turn, each a little after the one before or at once when that failed; the first that
@@ -298,7 +282,6 @@ impl Pool {
                     Ok(connection) => return Ok(connection),
                     Err(AttemptError::WrongKey(reason)) => wrong_key = Some(DialError::WrongKey(address, reason)),
                     Err(AttemptError::Failed(reason)) => failures.push((address, reason)),
-                    Err(AttemptError::Local(error)) => return Err(error),
                 },
                 () = sleep(next_after), if waiting.len() > 0 => {
                     if let Some(address) = waiting.next() {
@@ -317,16 +300,17 @@ impl Pool {
         config: Arc<QuicClientConfig>,
         address: SocketAddr,
     ) -> Result<quinn::Connection, AttemptError> {
-        let endpoint =
-            self.endpoint(address).map_err(|error| AttemptError::Local(DialError::Socket(Arc::new(error))))?;
+        let endpoint = self.endpoint(address).map_err(|error| AttemptError::Failed(error.to_string()))?;
         let mut client = quinn::ClientConfig::new(config);
         client.transport_config(PathClass::of(address).transport(&self.options, quinn::Side::Client));
         let connecting = endpoint
             .connect_with(client, address, SERVER_NAME)
             .map_err(|error| AttemptError::Failed(error.to_string()))?;
         let connection = connecting.await.map_err(|error| match error {
-            // Raised by our own verifier; the peer's refusal of us comes as a closed connection.
-            ConnectionError::TransportError(error) => AttemptError::WrongKey(error.to_string()),
+            // Raised by our own TLS; the peer's refusal of us comes as a closed connection.
+            ConnectionError::TransportError(error) if TLS_ALERTS.contains(&u64::from(error.code)) => {
+                AttemptError::WrongKey(error.to_string())
+            }
             error => AttemptError::Failed(error.to_string()),
         })?;
         // The verifier has seen to it already; a slip there must not pass unseen.
@@ -354,7 +338,6 @@ impl Pool {
 enum AttemptError {
     WrongKey(String),
     Failed(String),
-    Local(DialError),
 }
 
 impl Slots {

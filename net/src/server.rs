@@ -378,7 +378,12 @@ impl Shared {
         mut draining: watch::Receiver<bool>,
     ) {
         let Arrival { incoming, address, admission, handshake, place, network } = arrival;
-        let Some((connection, peer)) = self.shake_hands(incoming, address).await else { return };
+        let shaken = tokio::select! {
+            biased;
+            _ = draining.changed() => None,
+            shaken = self.shake_hands(incoming, address) => shaken,
+        };
+        let Some((connection, peer)) = shaken else { return };
         drop(handshake);
         let Some(registered) = Registered::enter(&self, connection.clone(), peer.id, admission) else {
             self.counters.refused.fetch_add(1, Ordering::Relaxed);
@@ -395,15 +400,9 @@ impl Shared {
                 stream = connection.accept_bi() => {
                     let Ok((send, receive)) = stream else { break };
                     let call = registered.begin();
-                    let permit = timeout(self.options.busy_patience, Arc::clone(&self.streams).acquire_owned()).await;
                     let send = SendHalf::new(send, Arc::clone(&call), self.options.progress_deadline, code::BROKEN);
-                    match permit {
-                        Ok(Ok(permit)) => {
-                            let request = ServerStream { shared: Arc::clone(&self), peer, call, receive };
-                            requests.spawn(request.run(send, Arc::clone(&handler), permit));
-                        }
-                        Ok(Err(_)) | Err(_) => refuse_busy(send, receive),
-                    }
+                    let request = ServerStream { shared: Arc::clone(&self), peer, call, receive };
+                    requests.spawn(request.run(send, Arc::clone(&handler)));
                 }
             }
         }
@@ -438,15 +437,6 @@ impl Shared {
             })
             .ok()
     }
-}
-
-fn refuse_busy(mut send: SendHalf, mut receive: RecvStream) {
-    let error = WireError::new(ErrorCode::Busy, "too many requests are under way").with_retry_after(BUSY_RETRY_AFTER);
-    if let Some(frame) = encode(&Reply::Error(error)) {
-        send.finish_now_with(frame);
-    }
-    // An error means that the stream ended by itself.
-    let _ = receive.stop(code::ANSWERED);
 }
 
 /// One address's share of the connections; given back when dropped.
@@ -547,34 +537,44 @@ struct ServerStream {
 }
 
 impl ServerStream {
-    async fn run(mut self, send: SendHalf, handler: Arc<dyn Handler>, permit: OwnedSemaphorePermit) {
-        let deadline = self.shared.options.progress_deadline;
+    /// A place is taken only once the header is whole: until then a stream costs no more than its window.
+    async fn run(mut self, send: SendHalf, handler: Arc<dyn Handler>) {
+        let options = &self.shared.options;
+        let (deadline, patience) = (options.progress_deadline, options.busy_patience);
         let delivered = send.delivered();
         let replier = Replier { send: Some(send) };
+        let mut place = None;
         match self.read_request(deadline).await {
-            Ok(request) => {
-                self.shared.counters.requests.fetch_add(1, Ordering::Relaxed);
-                let length_bytes = request.payload_bytes();
-                let payload = PayloadReader::new(self.receive, self.call, deadline, code::ANSWERED, length_bytes);
-                handler.handle(self.peer, request, payload, replier).await;
-            }
-            Err(refusal) => {
+            Ok(request) => match timeout(patience, Arc::clone(&self.shared.streams).acquire_owned()).await {
+                Ok(Ok(permit)) => {
+                    place = Some(permit);
+                    self.shared.counters.requests.fetch_add(1, Ordering::Relaxed);
+                    let length_bytes = request.payload_bytes();
+                    let payload = PayloadReader::new(self.receive, self.call, deadline, code::ANSWERED, length_bytes);
+                    handler.handle(self.peer, request, payload, replier).await;
+                }
+                Ok(Err(_)) | Err(_) => {
+                    let busy = WireError::new(ErrorCode::Busy, "too many requests are under way");
+                    self.refuse(replier, busy.with_retry_after(BUSY_RETRY_AFTER)).await;
+                }
+            },
+            Err(Some(error)) => {
                 self.shared.counters.requests_refused.fetch_add(1, Ordering::Relaxed);
-                let stop = match refusal {
-                    Some(error) => {
-                        tracing::debug!(peer = %self.peer.id.short(), %error, "refused a request");
-                        // The peer may be gone; it was told what there is to tell.
-                        let _ = replier.refuse(error).await;
-                        code::ANSWERED
-                    }
-                    None => code::STALLED,
-                };
-                let _ = self.receive.stop(stop);
+                self.refuse(replier, error).await;
             }
+            // Nobody is there to be answered.
+            Err(None) => drop(replier),
         }
         // Until the peer has it all, a drain must not close the connection.
         let _ = timeout(deadline, delivered).await;
-        drop(permit);
+        drop(place);
+    }
+
+    async fn refuse(mut self, replier: Replier, error: WireError) {
+        tracing::debug!(peer = %self.peer.id.short(), %error, "refused a request");
+        // Errors mean that the peer is gone or that the stream ended by itself.
+        let _ = replier.refuse(error).await;
+        let _ = self.receive.stop(code::ANSWERED);
     }
 
     /// The request, or what to answer instead; `None` when nobody is there to be answered.
@@ -583,7 +583,8 @@ impl ServerStream {
             Ok(Ok(header)) => header,
             Ok(Err(HeaderError::TooLarge(error))) => return Err(Some(error)),
             Ok(Err(HeaderError::Truncated)) => return Err(Some(WireError::malformed("the header ended early"))),
-            Ok(Err(HeaderError::Stream(_))) | Err(_) => return Err(None),
+            Ok(Err(HeaderError::Stream(_))) => return Err(None),
+            Err(_) => return Err(Some(WireError::malformed("the header did not come in time"))),
         };
         frame::parse_request(header).map_err(Some)
     }

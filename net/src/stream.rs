@@ -103,9 +103,15 @@ pub(crate) async fn read_header(stream: &mut RecvStream) -> Result<Bytes, Header
     };
     let mut length = [0; frame::LENGTH_BYTES];
     stream.read_exact(&mut length).await.map_err(exact)?;
-    let mut header = vec![0; frame::decode_length(length).map_err(HeaderError::TooLarge)?];
-    stream.read_exact(&mut header).await.map_err(exact)?;
-    Ok(Bytes::from(header))
+    let length = frame::decode_length(length).map_err(HeaderError::TooLarge)?;
+    let mut header = BytesMut::new();
+    // Grows with what arrived, so that announcing a header costs this end nothing.
+    while header.len() < length {
+        let chunk = stream.read_chunk(length - header.len(), true).await;
+        let chunk = chunk.map_err(|error| HeaderError::Stream(read_error(error)))?;
+        header.extend_from_slice(&chunk.ok_or(HeaderError::Truncated)?.bytes);
+    }
+    Ok(header.freeze())
 }
 
 /// The sending half. Dropped before [`SendHalf::finish`] it tells the peer that what it got is not whole.

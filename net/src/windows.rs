@@ -180,11 +180,6 @@ impl<C: Windowed> ConnectionWindows<C> {
         self.lock().calls
     }
 
-    /// What both windows hold of the budget, in bytes.
-    pub(crate) fn held_bytes(&self) -> u64 {
-        self.lock().admission.bytes
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -438,7 +433,11 @@ mod tests {
         drop(guard);
         assert_eq!(connection.connection.window.get(), START);
         assert_eq!(connection.connection.send.get(), START);
-        assert_eq!(connection.held_bytes(), 1024 * 1024 + START, "the peer keeps its credit until it is used");
+        assert_eq!(
+            connection.lock().admission.bytes,
+            1024 * 1024 + START,
+            "the peer keeps its credit until it is used"
+        );
     }
 
     #[test]
