@@ -316,51 +316,64 @@ impl<C: Windowed> Drop for CallGuard<C> {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
-
     use super::*;
 
     const START: u64 = 64 * 1024;
 
-    /// What quinn does with a receive window, as its streams' state has it: credit minus what was read.
+    /// What quinn does with windows: the receive window as credit that reading renews, less the debt of a shrink.
     #[derive(Debug)]
-    struct Model {
-        window: Cell<u64>,
-        credit: Cell<u64>,
-        debt: Cell<u64>,
-        read: Cell<u64>,
-        send: Cell<u64>,
+    struct Model(Mutex<ModelState>);
+
+    #[derive(Debug)]
+    struct ModelState {
+        window: u64,
+        credit: u64,
+        debt: u64,
+        read: u64,
+        send: u64,
     }
 
     impl Model {
         fn new() -> Self {
-            Self { window: START.into(), credit: START.into(), debt: 0.into(), read: 0.into(), send: START.into() }
+            Self(Mutex::new(ModelState { window: START, credit: START, debt: 0, read: 0, send: START }))
+        }
+
+        fn state(&self) -> MutexGuard<'_, ModelState> {
+            self.0.lock().expect("no panic")
         }
 
         fn read(&self, bytes: u64) {
-            self.read.set(self.read.get() + bytes);
-            let absorbed = bytes.min(self.debt.get());
-            self.debt.set(self.debt.get() - absorbed);
-            self.credit.set(self.credit.get() + bytes - absorbed);
+            let mut state = self.state();
+            let absorbed = bytes.min(state.debt);
+            state.read += bytes;
+            state.debt -= absorbed;
+            state.credit += bytes - absorbed;
         }
 
         fn outstanding(&self) -> u64 {
-            self.credit.get() - self.read.get()
+            let state = self.state();
+            state.credit - state.read
+        }
+
+        fn window(&self) -> u64 {
+            self.state().window
+        }
+
+        fn send(&self) -> u64 {
+            self.state().send
         }
     }
 
     impl Windowed for Model {
         fn set_receive_window(&self, bytes: u64) {
-            let before = self.window.replace(bytes);
-            if bytes > before {
-                self.credit.set(self.credit.get() + bytes - before);
-            } else {
-                self.debt.set(self.debt.get() + before - bytes);
-            }
+            let mut state = self.state();
+            let before = std::mem::replace(&mut state.window, bytes);
+            state.credit += bytes.saturating_sub(before);
+            state.debt += before.saturating_sub(bytes);
         }
 
         fn set_send_window(&self, bytes: u64) {
-            self.send.set(bytes);
+            self.state().send = bytes;
         }
     }
 
@@ -383,7 +396,7 @@ mod tests {
 
     /// What all these connections could be made to buffer.
     fn promised(connections: &[Arc<ConnectionWindows<Model>>]) -> u64 {
-        connections.iter().map(|c| c.connection.outstanding() + c.connection.send.get()).sum()
+        connections.iter().map(|c| c.connection.outstanding() + c.connection.send()).sum()
     }
 
     #[test]
@@ -428,11 +441,11 @@ mod tests {
             connection.consumed(START);
             connection.produced(START);
         }
-        assert_eq!(connection.connection.window.get(), 1024 * 1024);
-        assert_eq!(connection.connection.send.get(), 1024 * 1024);
+        assert_eq!(connection.connection.window(), 1024 * 1024);
+        assert_eq!(connection.connection.send(), 1024 * 1024);
         drop(guard);
-        assert_eq!(connection.connection.window.get(), START);
-        assert_eq!(connection.connection.send.get(), START);
+        assert_eq!(connection.connection.window(), START);
+        assert_eq!(connection.connection.send(), START);
         assert_eq!(
             connection.lock().admission.bytes,
             1024 * 1024 + START,
@@ -446,11 +459,11 @@ mod tests {
         let connection = windows(&budget);
         let _guard = call(&connection);
         connection.expect_receive(500_000);
-        assert_eq!(connection.connection.window.get(), 500_000);
+        assert_eq!(connection.connection.window(), 500_000);
         connection.expect_receive(400_000);
-        assert_eq!(connection.connection.window.get(), 500_000, "it is promised already");
+        assert_eq!(connection.connection.window(), 500_000, "it is promised already");
         connection.expect_send(300_000);
-        assert_eq!(connection.connection.send.get(), 300_000);
+        assert_eq!(connection.connection.send(), 300_000);
     }
 
     #[test]
@@ -464,7 +477,7 @@ mod tests {
         }
         let share = budget.share_bytes();
         assert_eq!(share, 3 * 1024 * 1024 / 2 / 8);
-        assert!(connections.iter().all(|c| c.connection.window.get() == share));
+        assert!(connections.iter().all(|c| c.connection.window() == share));
         assert!(budget.used_bytes() <= 3 * 1024 * 1024);
         let newcomers: Vec<_> = std::iter::from_fn(|| budget.admit()).collect();
         assert_eq!(newcomers.len(), 8, "a quarter of the budget admits 8 connections");

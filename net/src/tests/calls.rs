@@ -128,7 +128,7 @@ async fn an_answers_payload_that_stops_coming_is_named() {
 #[tokio::test]
 async fn a_request_without_an_answer_gets_one_all_the_same() {
     let running = Running::start(1, quick());
-    let client = client(quick());
+    let client = client(DataPlaneOptions::default());
     assert_eq!(refusal(ask(&client, &running.node, Behaviour::NoAnswer).await), ErrorCode::Internal);
     assert_eq!(refusal(ask(&client, &running.node, Behaviour::Panic).await), ErrorCode::Internal);
     ask(&client, &running.node, Behaviour::Proper).await.expect("one panic harms nobody else");
