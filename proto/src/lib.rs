@@ -9,6 +9,7 @@ pub mod codec;
 pub mod download;
 pub mod erasure;
 pub mod head;
+pub mod heads;
 pub mod ids;
 pub mod keys;
 pub mod limits;

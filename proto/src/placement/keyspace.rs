@@ -24,13 +24,19 @@ pub fn kad_distance(key: &[u8], node: &NodeId) -> [u8; 32] {
 /// operators where there are enough. A node without an operator counts as run by somebody of its own.
 #[must_use]
 pub fn head_holders(point: &Point, nodes: &[(NodeId, Option<OperatorId>)]) -> Vec<NodeId> {
+    ranked_head_holders(point, nodes, HEAD_NODES_PER_POINT)
+}
+
+/// The same with those that stand in for holders that fail: up to `most` nodes, in the order in which to ask them.
+#[must_use]
+pub fn ranked_head_holders(point: &Point, nodes: &[(NodeId, Option<OperatorId>)], most: usize) -> Vec<NodeId> {
     let mut nearest = nodes.to_vec();
     nearest.sort_by_cached_key(|(node, _)| (kad_distance(point.as_bytes(), node), *node));
     nearest.dedup_by_key(|(node, _)| *node);
     let mut operators = BTreeSet::new();
     let (distinct, others): (Vec<_>, Vec<_>) =
         nearest.into_iter().partition(|(_, operator)| operator.is_none_or(|operator| operators.insert(operator)));
-    distinct.into_iter().chain(others).map(|(node, _)| node).take(HEAD_NODES_PER_POINT).collect()
+    distinct.into_iter().chain(others).map(|(node, _)| node).take(most).collect()
 }
 
 #[cfg(test)]

@@ -1,0 +1,238 @@
+//! Both head sessions against a network of nodes that keep heads as nodes do.
+
+use core::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+use crate::attempt::{AttemptId, Fault};
+use crate::ids::Timestamp;
+use crate::limits::HEAD_NODES_PER_POINT;
+use crate::session::Session;
+use crate::virtual_driver::{Chance, run};
+
+const START: Timestamp = Timestamp::from_unix_ms(1_000_000);
+const ANSWER: Duration = Duration::from_millis(20);
+
+fn node(number: usize) -> NodeId {
+    NodeId::new([u8::try_from(number).expect("a small test"); 32])
+}
+
+fn version(sequence: u64, hash: u8) -> HeadVersion {
+    HeadVersion { sequence, hash: HeadHash::new([hash; 32]) }
+}
+
+/// Point i lies on nodes 10 i to 10 i + `nodes` - 1.
+fn places(nodes: usize) -> HeadPlaces {
+    HeadPlaces((0..HEAD_POINTS).map(|point| (0..nodes).map(|place| node(10 * point + place)).collect()).collect())
+}
+
+/// What the nodes keep, and how some of them are.
+#[derive(Default, Clone)]
+struct Network {
+    kept: BTreeMap<HeadPlace, HeadVersion>,
+    silent: BTreeSet<NodeId>,
+    refusing: BTreeSet<NodeId>,
+    lying: BTreeSet<NodeId>,
+}
+
+impl Network {
+    fn fault(&self, node: NodeId) -> Option<Fault> {
+        let refuses = self.refusing.contains(&node).then_some(Fault::Refused);
+        refuses.or_else(|| self.lying.contains(&node).then_some(Fault::Misbehaved))
+    }
+
+    fn write(&mut self, written: HeadVersion, places: HeadPlaces) -> (HeadWriteOutcome, Duration) {
+        let session = HeadWriteSession::new(written, places, START).expect("eight points");
+        run(session, START, |action, _| match action {
+            HeadWriteAction::Put { node, .. } if self.silent.contains(&node) => Vec::new(),
+            HeadWriteAction::Put { attempt, point, node } => {
+                let event = if let Some(fault) = self.fault(node) {
+                    HeadWriteEvent::Failed { attempt, fault }
+                } else if let Some(kept) = self.kept.get(&(point, node)).filter(|kept| **kept >= written) {
+                    HeadWriteEvent::Kept { attempt, version: *kept }
+                } else {
+                    self.kept.insert((point, node), written);
+                    HeadWriteEvent::Accepted { attempt }
+                };
+                vec![(ANSWER, event)]
+            }
+            HeadWriteAction::Cancel { .. } => Vec::new(),
+        })
+    }
+
+    fn read(&self, seen: Option<HeadVersion>, places: HeadPlaces) -> (HeadReadOutcome, Duration) {
+        let session = HeadReadSession::new(seen, places, START).expect("eight points");
+        run(session, START, |action, _| match action {
+            HeadReadAction::Get { node, .. } if self.silent.contains(&node) => Vec::new(),
+            HeadReadAction::Get { attempt, point, node } => {
+                let event = match (self.fault(node), self.kept.get(&(point, node))) {
+                    (Some(fault), _) => HeadReadEvent::Failed { attempt, fault },
+                    (None, Some(version)) => HeadReadEvent::Found { attempt, version: *version },
+                    (None, None) => HeadReadEvent::Nothing { attempt },
+                };
+                vec![(ANSWER, event)]
+            }
+            HeadReadAction::Cancel { .. } => Vec::new(),
+        })
+    }
+
+    fn silence_points(&mut self, points: core::ops::Range<usize>) {
+        self.silent.extend(points.flat_map(|point| (0..10).map(move |place| node(10 * point + place))));
+    }
+}
+
+#[test]
+fn the_order_of_heads_is_the_sequence_and_then_the_smaller_hash() {
+    assert!(version(2, 9) > version(1, 0));
+    assert!(version(2, 1) > version(2, 9));
+    assert_eq!(version(2, 1).cmp(&version(2, 1)), core::cmp::Ordering::Equal);
+}
+
+#[test]
+fn a_head_is_written_to_all_nodes_of_all_points_and_read_back() {
+    let mut network = Network::default();
+    let (outcome, took) = network.write(version(1, 1), places(5));
+    let HeadWriteOutcome::Written { places: written } = outcome else { panic!("{outcome:?}") };
+    assert_eq!((written.len(), took), (HEAD_POINTS * HEAD_NODES_PER_POINT, ANSWER));
+    let (outcome, took) = network.read(None, places(5));
+    let newest = version(1, 1);
+    let found = HeadReadOutcome::Found { newest, forks: vec![], places: written, stale: vec![], certain: true };
+    assert_eq!((outcome, took), (found, ANSWER));
+}
+
+#[test]
+fn five_points_are_enough_to_write_and_four_are_not() {
+    let mut network = Network::default();
+    network.silence_points(0..3);
+    let (outcome, took) = network.write(version(1, 1), places(3));
+    assert!(matches!(outcome, HeadWriteOutcome::Written { places } if places.len() == 15));
+    assert_eq!(took, Duration::from_secs(1), "the silent are not waited for");
+
+    let mut network = Network::default();
+    network.silence_points(0..4);
+    let (outcome, _) = network.write(version(1, 1), places(3));
+    assert!(matches!(outcome, HeadWriteOutcome::TooFewPoints { reached: 4, needed: 5, places } if places.len() == 12));
+}
+
+#[test]
+fn stand_ins_take_the_place_of_nodes_that_fail() {
+    let mut network = Network::default();
+    network.refusing.extend((0..HEAD_POINTS).map(|point| node(10 * point)));
+    let (outcome, _) = network.write(version(1, 1), places(4));
+    let HeadWriteOutcome::Written { places: written } = outcome else { panic!("{outcome:?}") };
+    assert!(written.contains(&(0, node(3))) && written.len() == 24);
+}
+
+#[test]
+fn a_writer_that_comes_too_late_is_told_who_won() {
+    let mut network = Network::default();
+    network.kept.insert((3, node(31)), version(2, 1));
+    let (outcome, _) = network.write(version(2, 5), places(3));
+    assert!(matches!(outcome, HeadWriteOutcome::Superseded { by, .. } if by == version(2, 1)));
+}
+
+#[test]
+fn a_head_that_is_there_already_counts_as_written() {
+    let mut network = Network::default();
+    network.write(version(1, 1), places(3));
+    let (outcome, _) = network.write(version(1, 1), places(3));
+    assert!(matches!(outcome, HeadWriteOutcome::Written { places } if places.len() == 24));
+}
+
+#[test]
+fn the_newest_wins_wherever_it_lies_and_the_others_are_named() {
+    let mut network = Network::default();
+    network.write(version(6, 1), places(3));
+    network.kept.insert((7, node(72)), version(7, 5));
+    network.kept.insert((2, node(20)), version(7, 9));
+    let (outcome, _) = network.read(Some(version(6, 1)), places(3));
+    let HeadReadOutcome::Found { newest, forks, places, stale, certain } = outcome else { panic!("{outcome:?}") };
+    assert_eq!((newest, forks, places), (version(7, 5), vec![version(7, 9)], vec![(7, node(72))]));
+    assert_eq!((stale.len(), certain), (23, true));
+}
+
+#[test]
+fn liars_and_the_dead_do_not_hide_a_head() {
+    let mut network = Network::default();
+    network.write(version(1, 1), places(3));
+    network.lying.extend((0..4).flat_map(|point| (0..3).map(move |place| node(10 * point + place))));
+    network.silence_points(4..7);
+    let (outcome, took) = network.read(None, places(3));
+    assert!(matches!(outcome, HeadReadOutcome::Found { certain: false, .. }), "one point is enough, if not to be sure");
+    assert!(took > Duration::from_secs(30), "without enough points the silent are waited for");
+}
+
+#[test]
+fn an_older_head_than_seen_is_never_taken() {
+    let mut network = Network::default();
+    network.write(version(3, 1), places(3));
+    let seen = version(4, 1);
+    let (outcome, _) = network.read(Some(seen), places(3));
+    assert_eq!(outcome, HeadReadOutcome::RolledBack { newest: Some(version(3, 1)), seen });
+    network.silence_points(3..8);
+    let (outcome, _) = network.read(Some(seen), places(3));
+    assert_eq!(outcome, HeadReadOutcome::Unreachable { answered: 3, needed: 4 }, "too few to accuse anybody");
+}
+
+#[test]
+fn nothing_is_told_from_nobody() {
+    let mut network = Network::default();
+    assert_eq!(network.read(None, places(3)), (HeadReadOutcome::NotFound, ANSWER));
+    network.silence_points(0..8);
+    let (outcome, _) = network.read(None, places(3));
+    assert_eq!(outcome, HeadReadOutcome::Unreachable { answered: 0, needed: 4 });
+    let (outcome, took) = network.read(None, HeadPlaces(vec![Vec::new(); HEAD_POINTS]));
+    assert_eq!((outcome, took), (HeadReadOutcome::Unreachable { answered: 0, needed: 4 }, Duration::ZERO));
+    assert_eq!(HeadReadSession::new(None, HeadPlaces(Vec::new()), START).err(), Some(HeadPlacesError(0)));
+}
+
+#[test]
+fn a_fault_of_this_side_ends_both_at_once_and_one_of_a_cancelled_attempt_does_not() {
+    let mut session = HeadReadSession::new(None, places(3), START).expect("eight points");
+    session.handle(HeadReadEvent::Failed { attempt: AttemptId(999), fault: Fault::Local }, START);
+    while session.poll_action(START).is_some() {}
+    assert_eq!(session.outcome(), None);
+    session.handle(HeadReadEvent::Failed { attempt: AttemptId(0), fault: Fault::Local }, START);
+    let cancels = core::iter::from_fn(|| session.poll_action(START)).count();
+    assert_eq!((session.outcome(), cancels), (Some(&HeadReadOutcome::Local), 23));
+}
+
+#[test]
+fn what_was_written_is_read_in_every_kind_of_weather() {
+    let mut outcomes = [0; 2];
+    for seed in 0..500 {
+        let mut chance = Chance::new(seed);
+        let mut network = Network::default();
+        for number in 0..HEAD_POINTS * 10 {
+            match chance.below(6) {
+                0 => network.silent.insert(node(number)),
+                1 => network.refusing.insert(node(number)),
+                2 => network.lying.insert(node(number)),
+                _ => continue,
+            };
+        }
+        let nodes = 1 + usize::try_from(chance.below(5)).expect("below five");
+        let (outcome, _) = network.write(version(5, 5), places(nodes));
+        assert_eq!(network.clone().write(version(5, 5), places(nodes)).0, outcome, "written again, seed {seed}");
+        match outcome {
+            HeadWriteOutcome::Written { places: written } => {
+                outcomes[0] += 1;
+                assert!(written.iter().map(|(point, _)| point).collect::<BTreeSet<_>>().len() >= HEAD_WRITE_QUORUM);
+                // The same nodes are well or not as they were, then all are well: it is found both times.
+                let (outcome, _) = network.read(None, places(nodes));
+                assert!(matches!(outcome, HeadReadOutcome::Found { newest, .. } if newest == version(5, 5)), "{seed}");
+                network.silent.clear();
+                network.refusing.clear();
+                network.lying.clear();
+                let (outcome, _) = network.read(Some(version(5, 5)), places(nodes));
+                assert!(matches!(outcome, HeadReadOutcome::Found { certain: true, .. }), "seed {seed}");
+            }
+            HeadWriteOutcome::TooFewPoints { reached, .. } => {
+                outcomes[1] += 1;
+                assert!(reached < HEAD_WRITE_QUORUM);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(outcomes.iter().all(|count| *count > 20), "the weather is too good or too bad: {outcomes:?}");
+}
