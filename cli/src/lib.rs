@@ -1,9 +1,127 @@
 //! The `dolmen` command line: thin commands over the client library and the storage node.
+//!
+//! Printing and exit codes live here and nowhere else.
 
+pub mod arguments;
+pub mod context;
+pub mod data;
+pub mod demo;
+pub mod devnet;
+pub mod failure;
+pub mod node;
+pub mod node_process;
+pub mod progress;
+pub mod source;
+pub mod terminal;
+pub mod tree_compare;
+
+use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+
+use crate::arguments::{Arguments, Command};
+use crate::context::Context;
+use crate::failure::{Exit, Failure};
+use crate::terminal::Terminal;
 
 /// Runs the program with the arguments of this process.
 #[must_use]
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    // A panic is our bug, and has the exit code that says so.
+    std::panic::catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Exit::Bug.into())
+}
+
+fn run() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let asked_for = !error.use_stderr();
+            // Where the message cannot be printed there is nobody to read it.
+            let _ = error.print();
+            return if asked_for { Exit::Ok } else { Exit::Usage }.into();
+        }
+    };
+    let terminal = Terminal::new(arguments.global.json, arguments.global.quiet);
+    start_log(arguments.global.verbose, matches!(arguments.command, Command::Node(_)));
+    let content_on_stdout = match &arguments.command {
+        Command::Cat(_) => true,
+        Command::Get(get) => get.destination.as_os_str() == "-",
+        _ => false,
+    };
+    let terminal = if content_on_stdout { terminal.with_content_on_stdout() } else { terminal };
+    match execute(&Context::new(arguments.global, terminal), arguments.command) {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            terminal.failure(&failure);
+            failure.exit().into()
+        }
+    }
+}
+
+fn execute(context: &Context, command: Command) -> Result<Exit, Failure> {
+    if let Err(error) = dolmen_proto::erasure::cpu_check() {
+        return Err(Failure::new(
+            Exit::Local,
+            "this processor cannot run this build of dolmen",
+            error.to_string(),
+            "build it from source on this machine",
+        ));
+    }
+    match command {
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "dolmen", &mut std::io::stdout());
+            return Ok(Exit::Ok);
+        }
+        Command::Man { folder } => {
+            return clap_mangen::generate_to(Arguments::command(), &folder)
+                .map(|()| Exit::Ok)
+                .map_err(|error| Failure::local(format!("could not write man pages to {}", folder.display()), &error));
+        }
+        Command::Node(command) => return node::run(context, command),
+        _ => {}
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::local("could not start threads", &error))?;
+    let outcome = runtime.block_on(async {
+        match command {
+            Command::Demo(arguments) => demo::run(context, &arguments).await,
+            Command::Devnet(arguments) => devnet::run(context, &arguments).await,
+            command => {
+                tokio::select! {
+                    outcome = data::run(context, command) => outcome,
+                    () = interrupted() => Err(Failure::interrupted()),
+                }
+            }
+        }
+    });
+    // Threads that still read or write local files for a command that was interrupted are not waited for.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Returns once the user or the system asks this process to stop.
+pub async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+fn start_log(verbose: u8, is_node: bool) {
+    use tracing_subscriber::EnvFilter;
+    let default = match (verbose, is_node) {
+        (0, false) => "off",
+        (0, true) => "warn,dolmen=info,dolmen_storage_node=info,dolmen_net=info",
+        (1, _) => "warn,dolmen_cli=debug,dolmen_client=debug,dolmen_net=debug,dolmen_storage_node=debug",
+        _ => "info,dolmen_cli=trace,dolmen_client=trace,dolmen_net=trace,dolmen_storage_node=trace",
+    };
+    let filter = EnvFilter::try_from_env("DOLMEN_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
 }
