@@ -62,7 +62,7 @@ impl Task {
         let Some(record) = publication.own.as_ref().and_then(|own| records::to_put(own, records::now())) else {
             return;
         };
-        publication.due = now + PUBLISH_INTERVAL;
+        publication.due = now + spread(PUBLISH_INTERVAL);
         if let Err(error) = self.swarm.behaviour_mut().kad.put_record(record, kad::Quorum::One) {
             tracing::warn!(%error, "cannot publish the node record");
         }
@@ -74,5 +74,14 @@ impl Task {
         if let Some(own) = own.filter(|own| own.is_current(records::now())) {
             let _peer_gone = self.swarm.behaviour_mut().records.send_response(channel, own.bytes.clone());
         }
+    }
+}
+
+/// Up to a tenth sooner, so that nodes which started together do not publish together for ever.
+fn spread(interval: Duration) -> Duration {
+    let mut random = [0; 1];
+    match getrandom::fill(&mut random) {
+        Ok(()) => interval - interval / 10 * u32::from(random[0]) / 256,
+        Err(_) => interval,
     }
 }
