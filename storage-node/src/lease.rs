@@ -1,11 +1,14 @@
-//! What a node writes down beside a lease: whom its bytes are charged to, in sixteen bytes.
+//! What a node writes down beside a lease: whom its bytes are charged to, in sixteen bytes, and the signed request.
 //!
-//! Decides the form of that mark, which the store keeps in its index without reading it. Never decides whether a
+//! Decides the form of both, which the store keeps without reading them. Never decides whether a
 //! lease is granted. A mark that cannot be read costs no shard: its bytes are then charged to the account alone.
 
+use bytes::Bytes;
 use dolmen_proto::ids::AccountId;
+use dolmen_proto::wire::{LeaseTerms, PutRequest, Signed, StewardGrant};
 
 use crate::accounts::Payer;
+use crate::store::LEASE_TERMS_MAX_BYTES;
 use crate::subnet::Subnet;
 
 const VERSION_AND_NO_SUBNET: u8 = 0x10;
@@ -47,6 +50,16 @@ pub fn mark_of(payer: &Payer) -> [u8; 16] {
     mark
 }
 
+/// What is kept of a put as the node's defence: the length of the signed lease (u16, little endian), the signed lease,
+/// then the signed grant up to the end if a steward put.
+#[must_use]
+pub fn terms_of(request: &PutRequest) -> Bytes {
+    let lease = request.lease.encode();
+    let length = u16::try_from(lease.len()).expect("signed terms are bounded far below 64 KiB");
+    let grant = request.grant.as_ref().map(Signed::encode).unwrap_or_default();
+    Bytes::from([&length.to_le_bytes()[..], &lease, &grant].concat())
+}
+
 /// Whom a lease of `account` with this mark is charged to.
 #[must_use]
 pub fn payer_of(account: AccountId, mark: &[u8; 16]) -> Payer {
@@ -63,6 +76,11 @@ pub fn payer_of(account: AccountId, mark: &[u8; 16]) -> Payer {
     };
     Payer { account, subnet, steward }
 }
+
+const _: () = {
+    let most = 2 + Signed::<LeaseTerms>::encoded_max_bytes() + Signed::<StewardGrant>::encoded_max_bytes();
+    assert!(most <= LEASE_TERMS_MAX_BYTES, "what is kept of any put fits a lease's record");
+};
 
 #[cfg(test)]
 mod tests {

@@ -10,6 +10,7 @@ mod claims;
 pub mod clock;
 pub mod config;
 pub mod disk;
+mod error;
 pub mod folders;
 mod keeper;
 pub mod lease;
@@ -22,5 +23,6 @@ pub mod subnet;
 mod tasks;
 
 pub use config::{InitOptions, NodeConfig};
-pub use node::{Node, NodeError, run};
+pub use error::NodeError;
+pub use node::{Node, run};
 pub use status::NodeStatus;

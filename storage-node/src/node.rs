@@ -6,14 +6,14 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use dolmen_net::directory::{Directory, DirectoryError, DirectoryMode, DirectoryOptions, bootstrap_address, libp2p};
-use dolmen_net::{ClientError, DataClient, DataPlaneOptions, DataServer, Identity, IdentityError, ServerError};
+use dolmen_net::directory::{Directory, DirectoryMode, DirectoryOptions, bootstrap_address, libp2p};
+use dolmen_net::{DataClient, DataPlaneOptions, DataServer, Identity};
 use dolmen_proto::ids::NodeId;
+use dolmen_proto::limits;
 use dolmen_proto::sign::{self, SignatureKind};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -23,11 +23,12 @@ use crate::announce;
 use crate::clock::ClockGuard;
 use crate::config::NodeConfig;
 use crate::disk::FileDisk;
-use crate::folders::{self, FolderError, OpenFolders};
+pub use crate::error::NodeError;
+use crate::folders::{self, OpenFolders};
 use crate::serve::{DISK_CALLS_MAX, NodeHandler, wall_clock};
 use crate::service::{Service, ServiceOptions};
+pub use crate::status::last_status;
 use crate::status::{self, NodeStatus, Phase};
-use crate::store::StoreError;
 use crate::tasks::Background;
 
 /// Longest wait for background tasks at the end.
@@ -36,53 +37,6 @@ const TASKS_DEADLINE: Duration = Duration::from_secs(5);
 const CLOSE_DEADLINE: Duration = Duration::from_secs(30);
 /// Threads that run tasks; a node waits for disks and sockets more than it computes.
 const WORKER_THREADS_MAX: usize = 4;
-
-/// Why a node cannot run. Always the operator's or this machine's to mend.
-#[derive(Debug, thiserror::Error)]
-pub enum NodeError {
-    /// The node's key cannot be used.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// The operator's claim in node.toml is not over this node's key.
-    #[error(
-        "the operator's signature in node.toml is not over this node's key {node}\nhave the operator sign that key"
-    )]
-    OperatorClaim {
-        /// The node's id.
-        node: NodeId,
-    },
-    /// A bootstrap address cannot be parsed.
-    #[error("`bootstrap`: {address:?} is not a multiaddress such as /ip4/203.0.113.7/udp/4712/quic-v1: {reason}")]
-    Bootstrap {
-        /// The address.
-        address: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The data plane cannot be started.
-    #[error(transparent)]
-    Server(#[from] ServerError),
-    /// The node cannot call other nodes.
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    /// The directory cannot be started.
-    #[error(transparent)]
-    Directory(#[from] DirectoryError),
-    /// A data folder cannot be used.
-    #[error(transparent)]
-    Folder(#[from] FolderError),
-    /// The store cannot be opened.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The system refuses something basic.
-    #[error("cannot {action}: {source}")]
-    System {
-        /// What was tried.
-        action: &'static str,
-        /// What the system said.
-        source: io::Error,
-    },
-}
 
 /// A running node.
 pub struct Node {
@@ -118,7 +72,7 @@ impl Node {
         let (opening, opener) = (Arc::clone(&config), identity.clone());
         let open = tokio::task::spawn_blocking(move || open_service(&opening, &opener)).await;
         let (service, folders) = open.map_err(|error| system("read the disks", error))??;
-        let client = DataClient::new(&identity, plane)?;
+        let client = DataClient::new(&identity, calling_options())?;
         let (record, published) = watch::channel(Bytes::new());
         let directory = Directory::start(DirectoryOptions {
             identity: identity.clone(),
@@ -199,10 +153,9 @@ impl Node {
     async fn shut_down(mut self) -> Result<(), NodeError> {
         tracing::info!("going down");
         self.handler.drain();
-        let draining = self.background.status(Phase::Draining).await;
-        self.write_status(draining).await;
+        self.write_status(self.background.status(Phase::Draining).await).await;
         self.stop.send_replace(true);
-        if let Err(error) = self.serving.await {
+        if let Err(error) = (&mut self.serving).await {
             tracing::error!(%error, "the data plane broke down");
         }
         self.background.directory.shutdown().await;
@@ -211,23 +164,25 @@ impl Node {
         if timeout(TASKS_DEADLINE, ended).await.is_err() {
             tracing::warn!("background tasks do not end and are dropped");
         }
+        // Taken before the store is closed and knows nothing any more, written after.
+        let stopped = self.background.status(Phase::Stopped).await;
         let store = self.background.service.store().clone();
         let closing = tokio::task::spawn_blocking(move || store.close());
         let closed = match timeout(CLOSE_DEADLINE, closing).await {
             Ok(joined) => joined.map_err(|error| system("close the store", error))?.map_err(NodeError::from),
             Err(_) => Err(system("close the store", "a disk does not answer")),
         };
-        let stopped = self.background.status(Phase::Stopped).await;
-        status::write(&self.background.state_folder, &stopped)
-            .unwrap_or_else(|error| tracing::warn!(%error, "the status file cannot be written"));
+        self.write_status(stopped).await;
         closed
     }
 
     async fn write_status(&self, status: NodeStatus) {
         let folder = self.background.state_folder.clone();
         let writing = tokio::task::spawn_blocking(move || status::write(&folder, &status));
-        if timeout(TASKS_DEADLINE, writing).await.is_err() {
-            tracing::warn!("the status file cannot be written: its disk does not answer");
+        match timeout(TASKS_DEADLINE, writing).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(error))) => tracing::warn!(%error, "the status file cannot be written"),
+            Ok(Err(_)) | Err(_) => tracing::warn!("the status file cannot be written: its disk does not answer"),
         }
     }
 }
@@ -252,6 +207,12 @@ pub fn run(config: NodeConfig, ready: impl FnOnce(&Node), shutdown: impl Future<
     });
     runtime.shutdown_timeout(TASKS_DEADLINE);
     ended
+}
+
+/// A node calls others now and then, about heads and the time: a small part of a client's memory does.
+fn calling_options() -> DataPlaneOptions {
+    let memory_budget_bytes = 8 * limits::MIB;
+    DataPlaneOptions { memory_budget_bytes, window_max_bytes: limits::MIB, connections_max: 16, ..Default::default() }
 }
 
 fn system(action: &'static str, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> NodeError {
@@ -319,20 +280,4 @@ async fn announced_control(config: &NodeConfig, data: SocketAddr) -> Vec<libp2p:
 /// The socket that the directory really listens on, with the port that the system chose.
 fn listening_socket(directory: &Directory) -> Option<SocketAddr> {
     directory.listen_addresses().iter().find_map(dolmen_net::directory::socket_address_of)
-}
-
-/// The newest status that a node left in one of its folders; `None`: it never ran.
-///
-/// # Errors
-/// What the disk said, or that a file is not a status of this release.
-pub fn last_status(data: &[PathBuf]) -> io::Result<Option<NodeStatus>> {
-    let mut newest: Option<NodeStatus> = None;
-    for folder in data {
-        if let Some(status) = status::read(folder)?
-            && newest.as_ref().is_none_or(|known| known.updated_at_ms < status.updated_at_ms)
-        {
-            newest = Some(status);
-        }
-    }
-    Ok(newest)
 }

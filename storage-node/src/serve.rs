@@ -55,6 +55,7 @@ struct Inner<D: Disk> {
     draining: AtomicBool,
     disk_calls: Arc<Semaphore>,
     memory: Arc<Semaphore>,
+    disk_deadline: Duration,
 }
 
 impl<D: Disk> Clone for NodeHandler<D> {
@@ -68,6 +69,10 @@ impl<D: Disk> NodeHandler<D> {
     /// told that the node is still reading its disks.
     #[must_use]
     pub fn new(memory_bytes: u64) -> Self {
+        Self::with_deadline(memory_bytes, DISK_DEADLINE)
+    }
+
+    fn with_deadline(memory_bytes: u64, disk_deadline: Duration) -> Self {
         let units = usize::try_from(memory_bytes).unwrap_or(usize::MAX) / MEMORY_UNIT_BYTES;
         let least = (PUT_MEMORY_BYTES + GET_MEMORY_BYTES) / MEMORY_UNIT_BYTES;
         let inner = Inner {
@@ -75,6 +80,7 @@ impl<D: Disk> NodeHandler<D> {
             draining: AtomicBool::new(false),
             disk_calls: Arc::new(Semaphore::new(DISK_CALLS_MAX)),
             memory: Arc::new(Semaphore::new(units.clamp(least, Semaphore::MAX_PERMITS))),
+            disk_deadline,
         };
         Self { inner: Arc::new(inner) }
     }
@@ -125,6 +131,8 @@ impl<D: Disk> Inner<D> {
                 replier.reply(answer.unwrap_or_else(Reply::Error)).await
             }
             Request::Get(get) => self.get(service, get, replier).await,
+            // Touches no disk, so a node whose disks hang still says what it is.
+            Request::Describe => replier.reply(service.answer(&Request::Describe, wall_clock(), from)).await,
             other => {
                 let answer = self.on_disk(move || service.answer(&other, wall_clock(), from)).await;
                 replier.reply(answer.unwrap_or_else(Reply::Error)).await
@@ -202,7 +210,7 @@ impl<D: Disk> Inner<D> {
                 let _ = done.send(outcome);
             }),
         );
-        match timeout(DISK_DEADLINE, committed).await {
+        match timeout(self.disk_deadline, committed).await {
             Ok(Ok(outcome)) => Ok(service.conclude(settlement, outcome)),
             Ok(Err(_)) => Err(WireError::new(ErrorCode::ShuttingDown, "the node is going down")),
             Err(_) => Err(disk_hangs()),
@@ -270,7 +278,7 @@ impl<D: Disk> Inner<D> {
             drop(permit);
             result
         });
-        Ok(DiskCall { task })
+        Ok(DiskCall { task, deadline: self.disk_deadline })
     }
 
     async fn on_disk<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, WireError> {
@@ -281,12 +289,13 @@ impl<D: Disk> Inner<D> {
 /// Work on a thread that may block.
 struct DiskCall<T> {
     task: tokio::task::JoinHandle<T>,
+    deadline: Duration,
 }
 
 impl<T> DiskCall<T> {
     /// What the work came to; a disk that hangs is given up on, and its thread comes back when it will.
     async fn answer(self) -> Result<T, WireError> {
-        match timeout(DISK_DEADLINE, self.task).await {
+        match timeout(self.deadline, self.task).await {
             Ok(Ok(result)) => Ok(result),
             Ok(Err(error)) => {
                 tracing::error!(%error, "a call broke down");
@@ -329,3 +338,6 @@ fn busy() -> WireError {
 fn disk_hangs() -> WireError {
     WireError::new(ErrorCode::DiskFailed, "a disk of this node does not answer").with_retry_after(BUSY_RETRY)
 }
+
+#[cfg(test)]
+mod tests;

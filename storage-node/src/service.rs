@@ -90,6 +90,8 @@ pub struct Service<D: Disk> {
     claims: Claims,
     /// Admission of a new lease, one at a time, or two puts could both find the last room.
     admission: Mutex<()>,
+    /// Bytes of admitted puts that the store does not count yet.
+    admitting: Arc<AtomicU64>,
     /// Held shared by whoever changes a lease that may be over, alone by expiry: a lease ends once, and is given back
     /// once. Expiry never waits for it, so that a disk that hangs under one call holds up no other.
     expiry: RwLock<()>,
@@ -137,6 +139,7 @@ impl<D: Disk> Service<D> {
             clock,
             claims: Claims::default(),
             admission: Mutex::new(()),
+            admitting: Arc::default(),
             expiry: RwLock::new(()),
             head_stripes: std::array::from_fn(|_| Mutex::new(())),
             head_rate: RateLimiter::new(HEAD_BURST, HEADS_PER_MINUTE),
@@ -214,10 +217,11 @@ impl<D: Disk> Service<D> {
     /// Bytes that the node would still take: what is left of the quota, and no more than the disks have.
     #[must_use]
     pub fn room_bytes(&self) -> u64 {
+        // Before the store is asked, or a put could pass from one to the other unseen.
+        let admitting = self.admitting.load(Ordering::Acquire);
         let usage = self.store.usage();
-        let in_flight = self.ledger.usage().in_flight_bytes;
         let left = self.options.quota_bytes.map_or(u64::MAX, |quota| quota.saturating_sub(usage.total_bytes));
-        left.min(usage.free_bytes).saturating_sub(in_flight)
+        left.min(usage.free_bytes).saturating_sub(admitting)
     }
 
     /// Base-2 logarithm of [`Service::room_bytes`], rounded down; 0 where there is no room.

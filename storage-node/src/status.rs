@@ -148,6 +148,22 @@ pub fn read(folder: &Path) -> std::io::Result<Option<NodeStatus>> {
     serde_json::from_slice(&std::fs::read(&path)?).map(Some).map_err(std::io::Error::other)
 }
 
+/// The newest status that a node left in one of its data folders; `None`: it never ran.
+///
+/// # Errors
+/// What the disk said, or that a file is not a status of this release.
+pub fn last_status(data: &[PathBuf]) -> std::io::Result<Option<NodeStatus>> {
+    let mut newest: Option<NodeStatus> = None;
+    for folder in data {
+        if let Some(status) = read(folder)?
+            && newest.as_ref().is_none_or(|known| known.updated_at_ms < status.updated_at_ms)
+        {
+            newest = Some(status);
+        }
+    }
+    Ok(newest)
+}
+
 /// When the clock was last trusted, as far as `folder` remembers. An unreadable memory is none.
 #[must_use]
 pub fn last_trusted_time(folder: &Path) -> Option<Timestamp> {

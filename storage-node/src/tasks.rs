@@ -23,7 +23,7 @@ use crate::keeper::{self, jittered};
 use crate::serve::{DISK_DEADLINE, wall_clock};
 use crate::service::Service;
 use crate::status::{self, DiskState, DiskStatus, NodeStatus, Phase};
-use crate::store::{FolderState, FolderStatus};
+use crate::store::{FolderState, FolderStatus, MARKER_FILE};
 
 /// A record lives for an hour; two in a row may fail to be published.
 const RECORD_EVERY: Duration = Duration::from_secs(20 * 60);
@@ -44,6 +44,8 @@ const SCRUB_EVERY: Duration = Duration::from_secs(60);
 /// Everything is re-read in this time, if the operator's rate allows.
 const SCRUB_ROUND: Duration = Duration::from_secs(25 * 86_400);
 const DISKS_EVERY: Duration = Duration::from_secs(5);
+/// How often it is looked whether a disk that was not mounted is there again.
+const REMOUNTED_EVERY: Duration = Duration::from_secs(60);
 /// How long after its start a node puts its heads again for the first time.
 const KEEPER_DELAY: Duration = Duration::from_secs(30 * 60);
 
@@ -76,6 +78,7 @@ impl<D: Disk> Background<D> {
         tasks.spawn(Arc::clone(&self).compact());
         tasks.spawn(Arc::clone(&self).scrub());
         tasks.spawn(Arc::clone(&self).watch_disks());
+        tasks.spawn(Arc::clone(&self).watch_mounts());
         tasks.spawn(self.keep_heads());
     }
 
@@ -271,6 +274,27 @@ impl<D: Disk> Background<D> {
         }
     }
 
+    /// Says so when a disk is there again; folders are opened at the start only, so that nothing of them is believed
+    /// unchecked.
+    async fn watch_mounts(self: Arc<Self>) {
+        let mut reported: Vec<PathBuf> = Vec::new();
+        loop {
+            let folders =
+                self.service.store().folders().into_iter().map(disk_status).chain(self.absent.iter().cloned());
+            let unmounted = folders.filter(|disk| disk.state == DiskState::Unmounted).map(|disk| disk.path);
+            let unmounted: Vec<PathBuf> = unmounted.filter(|path| !reported.contains(path)).collect();
+            let look = move |_: &Self| unmounted.into_iter().filter(|path| path.join(MARKER_FILE).exists()).collect();
+            let returned: Vec<PathBuf> = self.on_thread(look).await.unwrap_or_default();
+            for path in &returned {
+                tracing::warn!(folder = %path.display(), "the disk is there again; restart the node to use it");
+            }
+            reported.extend(returned);
+            if !self.pause(REMOUNTED_EVERY).await {
+                return;
+            }
+        }
+    }
+
     async fn keep_heads(self: Arc<Self>) {
         if !self.pause(jittered(KEEPER_DELAY)).await {
             return;
@@ -372,7 +396,7 @@ mod tests {
     #[test]
     fn scrubbing_ends_a_round_in_a_month_and_keeps_to_the_rate() {
         let ten_terabytes = 10_000_000_000_000;
-        let steps = u64::try_from(SCRUB_ROUND.as_secs() / SCRUB_EVERY.as_secs()).expect("few");
+        let steps = SCRUB_ROUND.as_secs() / SCRUB_EVERY.as_secs();
         let budget = scrub_budget(ten_terabytes, u64::MAX);
         assert!(budget * (steps + 1) >= ten_terabytes && budget * steps <= ten_terabytes);
         assert_eq!(scrub_budget(ten_terabytes, 1_000_000), 60_000_000);

@@ -1,8 +1,8 @@
 //! `Put`: terms are checked and bytes set aside before the first byte is taken in; the receipt follows the fsync.
 
-use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 
-use bytes::Bytes;
 use dolmen_proto::ids::Timestamp;
 use dolmen_proto::wire::{ErrorCode, LeaseTerms, PutRequest, Receipt, Reply, Signed, WireError};
 
@@ -11,7 +11,7 @@ use crate::accounts::{Payer, QuotaError, Reservation, charged_bytes};
 use crate::claims::Claim;
 use crate::config::AcceptingMode;
 use crate::disk::Disk;
-use crate::lease::{StewardTag, mark_of};
+use crate::lease::{StewardTag, mark_of, terms_of};
 use crate::store::{LeaseRecord, ShardState, ShardWriter, StoreError, Ticket};
 use crate::subnet::Subnet;
 
@@ -105,7 +105,7 @@ impl<D: Disk> Service<D> {
             shard = self.store.lookup(&terms.root).map_err(|error| wire_error(&error))?;
         }
         let Some(shard) = shard else {
-            let reservation = self.admit_new(payer, grant_bytes, terms)?;
+            let (reservation, _admitting) = self.admit_new(payer, grant_bytes, terms)?;
             self.refuse_replay(terms)?;
             return self.begin_upload(terms, new_lease(terms, request, &payer), Some(reservation), claim, now);
         };
@@ -114,6 +114,7 @@ impl<D: Disk> Service<D> {
             return Err(WireError::new(ErrorCode::LengthMismatch, text));
         }
         let own = shard.leases.into_iter().find(|lease| lease.account == terms.account);
+        let mut admitting = None;
         let (lease, reservation) = match own {
             Some(own) => {
                 if terms.until > own.until || shard.state == ShardState::Damaged {
@@ -123,7 +124,8 @@ impl<D: Disk> Service<D> {
                 (LeaseRecord { until: own.until.max(terms.until), ..own }, None)
             }
             None => {
-                let reservation = self.admit_new(payer, grant_bytes, terms)?;
+                let (reservation, guard) = self.admit_new(payer, grant_bytes, terms)?;
+                admitting = Some(guard);
                 self.refuse_replay(terms)?;
                 (new_lease(terms, request, &payer), Some(reservation))
             }
@@ -136,6 +138,7 @@ impl<D: Disk> Service<D> {
         if over.is_some() {
             self.store.commit(std::mem::take(&mut ticket)).map_err(|error| wire_error(&error))?;
         }
+        drop(admitting);
         let settlement = Settlement { receipt, reservation, _claim: claim };
         Ok(PutStart::Held(Box::new(Pending { ticket, settlement })))
     }
@@ -197,20 +200,39 @@ impl<D: Disk> Service<D> {
     }
 
     /// Admission of a lease that is not there yet: mode, quota, room.
-    fn admit_new(&self, payer: Payer, grant_bytes: u64, terms: &LeaseTerms) -> Result<Reservation, WireError> {
+    fn admit_new(
+        &self,
+        payer: Payer,
+        grant_bytes: u64,
+        terms: &LeaseTerms,
+    ) -> Result<(Reservation, Admitting), WireError> {
         self.admit(AcceptingMode::All)?;
         let bytes = charged_bytes(terms.length_bytes);
         let _one = self.admission.lock().unwrap_or_else(PoisonError::into_inner);
         if self.room_bytes() < bytes {
             return Err(WireError::new(ErrorCode::DiskFull, "there is no room left on the node's disks"));
         }
-        self.ledger.reserve(payer, grant_bytes, bytes).map_err(|error| {
+        let reservation = self.ledger.reserve(payer, grant_bytes, bytes).map_err(|error| {
             let code = match error {
                 QuotaError::Account { .. } | QuotaError::Grant { .. } => ErrorCode::QuotaExceeded,
                 QuotaError::Open { .. } | QuotaError::Subnet { .. } => ErrorCode::OpenQuotaExceeded,
             };
             WireError::new(code, error.to_string())
-        })
+        })?;
+        self.admitting.fetch_add(bytes, Ordering::AcqRel);
+        Ok((reservation, Admitting { sum: Arc::clone(&self.admitting), bytes }))
+    }
+}
+
+/// An admitted put until the store counts its bytes itself.
+struct Admitting {
+    sum: Arc<AtomicU64>,
+    bytes: u64,
+}
+
+impl Drop for Admitting {
+    fn drop(&mut self) {
+        self.sum.fetch_sub(self.bytes, Ordering::AcqRel);
     }
 }
 
@@ -222,7 +244,7 @@ fn new_lease(terms: &LeaseTerms, request: &PutRequest, payer: &Payer) -> LeaseRe
         until: terms.until,
         issued_at: terms.issued_at,
         mark: mark_of(payer),
-        terms: Bytes::from(request.lease.encode()),
+        terms: terms_of(request),
     }
 }
 

@@ -1,1 +1,24 @@
+//! Every rule of the service, over a real store in a temporary folder and a clock that the test moves.
 
+use std::time::Duration;
+
+use bytes::Bytes;
+use dolmen_proto::head::Head;
+use dolmen_proto::ids::{AccountId, Point, ShardRoot};
+use dolmen_proto::limits::{LEASE_DEFAULT, LEASE_GRACE, LEASE_INITIAL, LEASE_MAX, REQUEST_LIFE};
+use dolmen_proto::root::{root_of, verify_slice};
+use dolmen_proto::wire::{
+    DeleteBody, DeleteRequest, GetHeadRequest, GetRequest, GrantRights, LeaseTerms, ListBody, ListRequest,
+    PutHeadRequest, PutRequest, Receipt, RenewBody, RenewRequest, StewardGrant,
+};
+
+use super::*;
+use crate::disk::FileDisk;
+use crate::store::{DataFolder, IndexPlace, StoreOptions, initialise};
+
+mod harness;
+mod heads;
+mod leases;
+mod quotas;
+
+use harness::*;

@@ -49,6 +49,7 @@ use self::catalogue::Entry;
 pub use self::commit::Ticket;
 pub use self::error::StoreError;
 use self::folder::{Folder, Room};
+pub(crate) use self::marker::MARKER_FILE;
 pub use self::marker::initialise;
 pub use self::options::*;
 use self::record::{Class, Kind};
