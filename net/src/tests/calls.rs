@@ -45,6 +45,32 @@ async fn payload_goes_both_ways_in_large_datagrams() {
     running.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn small_socket_buffers_do_not_lead_to_small_datagrams() {
+    // What an unprivileged process gets on most systems: room for a handful of loopback's datagrams.
+    let options = DataPlaneOptions { socket_buffer_bytes: 212_992, ..Default::default() };
+    let nodes: Vec<_> = (1..=8).map(|seed| Running::start(seed, options.clone())).collect();
+    let client = client(options);
+    let bytes = pattern(8 * MIB);
+    let get_from = |running: &Running| {
+        let (client, node, bytes) = (client.clone(), running.node.clone(), bytes.clone());
+        let put = running.put(Behaviour::Proper, bytes.len());
+        async move {
+            client.call(&node, put, bytes.clone().into()).await.expect("a receipt");
+            let asked = get(Behaviour::Proper, 0, bytes.len());
+            let mut response = client.call(&node, asked, Payload::none()).await.expect("bytes");
+            assert_eq!(response.payload.read_to_end().await, Ok(bytes));
+        }
+    };
+    futures::future::join_all(nodes.iter().map(get_from)).await;
+    #[cfg(target_os = "linux")]
+    for running in &nodes {
+        for (_, path) in running.server.path_reports() {
+            assert!(path.datagram_bytes >= 16_000, "{path:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn another_key_at_the_address_is_the_peers_fault() {
     let running = Running::start(1, quick());
