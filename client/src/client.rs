@@ -5,31 +5,76 @@
 use std::io::Write;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use dolmen_proto::erasure::cpu_check;
 use dolmen_proto::ids::Timestamp;
+use dolmen_proto::keys::DatasetKeys;
+use dolmen_proto::limits::LEASE_MAX;
+use dolmen_proto::link::Link;
+use dolmen_proto::manifest::{Entry, EntryKind};
+use futures::StreamExt;
 
 use crate::config::ClientConfig;
-use crate::error::ClientError;
+use crate::cores::Cores;
+use crate::error::{ClientError, ErrorKind};
+use crate::get;
+use crate::info;
+use crate::lease::{self, NODES_AT_ONCE};
+use crate::listing::Listing;
+use crate::network::{Account, Live, Network, Nodes};
 use crate::options::{Destination, GetOptions, PutOptions};
-use crate::progress::Progress;
-use crate::report::{GetReport, InfoReport, ListedEntry, NodeView, PutReport, RemoveReport, RenewReport};
+use crate::progress::{Progress, ProgressEvent, Stage};
+use crate::put::{self, PutContext};
+use crate::read::Dataset;
+use crate::report::{GetReport, InfoReport, NodeView, PutReport, RemoveReport, RenewReport};
+use crate::state::State;
 
-/// A connection to one network. Cheap to share by reference; operations may run at the same time and share the
-/// memory budget.
+/// A connection to one network. Shared by reference; each operation keeps to the memory budget by itself.
 #[derive(Debug)]
 pub struct Client {
     config: ClientConfig,
     progress: Progress,
+    state: State,
+    nodes: Nodes,
+    cores: Cores,
+    live: Option<Arc<Live>>,
 }
 
 impl Client {
     /// Enters the network through the configured bootstrap addresses, with a key made for this process.
     ///
+    /// That no bootstrap node answers is found out by the first operation.
+    ///
     /// # Errors
     /// `Local` when sockets or the state folder cannot be opened, `Usage` for malformed addresses.
     pub async fn connect(config: ClientConfig, progress: Progress) -> Result<Self, ClientError> {
-        tokio::task::yield_now().await;
-        Ok(Self { config, progress })
+        let state = State::open(&config.state_folder)?;
+        let live = Arc::new(Live::connect(&config.bootstrap, config.memory_budget_bytes, &state).await?);
+        let mut client = Self::over(Arc::clone(&live) as Arc<dyn Network>, config, progress)?;
+        client.live = Some(live);
+        Ok(client)
+    }
+
+    /// A client over any network.
+    pub(crate) fn over(
+        network: Arc<dyn Network>,
+        config: ClientConfig,
+        progress: Progress,
+    ) -> Result<Self, ClientError> {
+        cpu_check().map_err(|error| {
+            let advice = "use a processor that has it, or a build of dolmen for this one";
+            ClientError::new(ErrorKind::Local, "this processor cannot run dolmen", error, advice)
+        })?;
+        let state = State::open(&config.state_folder)?;
+        Ok(Self { config, progress, state, nodes: Nodes::new(network), cores: Cores::all(), live: None })
+    }
+
+    /// Ends connections and remembers the nodes that were met. Dropping a client does less of it.
+    pub async fn shut_down(&self) {
+        if let Some(live) = &self.live {
+            live.shut_down().await;
+        }
     }
 
     /// Puts files and folders as a new dataset with a throw-away vault; the report has its frozen read link.
@@ -41,17 +86,24 @@ impl Client {
     /// `NotNow` with too few nodes, `Refused` when nodes refuse, `Local` when nothing can be read.
     /// Single files that fail are in the report.
     pub async fn put_anonymous(&self, paths: &[PathBuf], options: &PutOptions) -> Result<PutReport, ClientError> {
-        self.not_yet(&(paths, options)).await
+        let context = PutContext {
+            nodes: &self.nodes,
+            state: &self.state,
+            config: &self.config,
+            cores: &self.cores,
+            progress: &self.progress,
+        };
+        put::put(&context, paths, options).await
     }
 
     /// Restores what a link names.
     ///
     /// # Errors
-    /// `NotFound`, `NotNow`, `Damaged` for the snapshot as a whole; single files that fail are in the report.
+    /// `NotFound`, `NotNow`, `Damaged` for the snapshot as a whole, or when nothing of it could be restored; single
+    /// files that fail are in the report.
     pub async fn get(&self, link: &str, to: Destination, options: &GetOptions) -> Result<GetReport, ClientError> {
-        let _ = link;
-        let _ = to;
-        self.not_yet(&options).await
+        let dataset = self.open(link, true).await?;
+        get::get(&dataset, to, options, &self.progress).await
     }
 
     /// Lists the entries at a path (components separated by `/`), all below it too when `recursive`.
@@ -59,11 +111,12 @@ impl Client {
     /// # Errors
     /// As [`Client::get`]; `NotFound` when there is no such path.
     pub async fn list(&self, link: &str, path: &[u8], recursive: bool) -> Result<Listing, ClientError> {
-        let _ = link;
-        self.not_yet(&(path, recursive)).await
+        Listing::open(self.open(link, recursive && path.is_empty()).await?, path, recursive).await
     }
 
     /// Writes a file's bytes, or a range of them, in order to `writer`; gives the number of bytes written.
+    ///
+    /// A range is cut at the file's end.
     ///
     /// # Errors
     /// As [`Client::get`]; `NotFound` when there is no such file, `Local` when writing fails.
@@ -74,8 +127,19 @@ impl Client {
         range: Option<Range<u64>>,
         writer: Box<dyn Write + Send>,
     ) -> Result<u64, ClientError> {
-        let _ = (link, writer);
-        self.not_yet(&(path, range)).await
+        let dataset = self.open(link, false).await?;
+        match dataset.entry(path).await? {
+            Some(Entry { kind: EntryKind::File(file), .. }) => {
+                self.progress.stage(Stage::Downloading);
+                get::write_file(&dataset, &file, range, writer, &self.progress).await
+            }
+            _ => Err(ClientError::new(
+                ErrorKind::NotFound,
+                format!("{:?} is no file", String::from_utf8_lossy(path)),
+                "it is a folder or a symbolic link",
+                "name a file of the snapshot; `dolmen ls` lists them",
+            )),
+        }
     }
 
     /// Asks every node that should hold a shard whether it does.
@@ -83,24 +147,50 @@ impl Client {
     /// # Errors
     /// As [`Client::get`] for the documents; nodes that do not answer count as not holding.
     pub async fn info(&self, link: &str) -> Result<InfoReport, ClientError> {
-        self.not_yet(&link.len()).await
+        let dataset = self.open(link, true).await?;
+        self.progress.stage(Stage::Asking);
+        info::info(&self.nodes, &dataset).await
     }
 
     /// Extends all leases of an anonymous upload made by this client; `None`: by the configured lease from now.
     ///
     /// # Errors
-    /// `Refused` when this client's state folder has no secret for the link; otherwise as [`Client::get`].
+    /// `Refused` when this client's state folder has no secret for the link, `Usage` for a time in the past or too far
+    /// ahead; otherwise as [`Client::get`].
     pub async fn renew(&self, link: &str, until: Option<Timestamp>) -> Result<RenewReport, ClientError> {
-        let _ = link;
-        self.not_yet(&until).await
+        let now = self.nodes.now();
+        let until = until.unwrap_or_else(|| now.after(self.config.lease));
+        if until <= now || until > now.after(LEASE_MAX) {
+            let why = format!("a lease ends within the next {} days", LEASE_MAX.as_secs() / 86_400);
+            return Err(ClientError::new(ErrorKind::Usage, "that is no end of a lease", why, "give another time"));
+        }
+        let account = self.account(link)?;
+        let dataset = self.open(link, true).await?;
+        self.progress.stage(Stage::Renewing);
+        let shards = info::by_node(&info::places(&dataset).await?);
+        let total: usize = shards.values().map(std::collections::BTreeSet::len).sum();
+        self.progress.event(ProgressEvent::Total { files: total as u64, bytes: 0 });
+        let renewed = lease::renew(&self.nodes, &account, &shards, until).await;
+        Ok(RenewReport { shards: total as u64, renewed_shards: renewed as u64, lease_until: until })
     }
 
-    /// Deletes the leases of an anonymous upload made by this client, then its secret.
+    /// Deletes the leases of an anonymous upload made by this client, then, when all are gone, its secret.
     ///
     /// # Errors
     /// As [`Client::renew`].
     pub async fn remove(&self, link: &str) -> Result<RemoveReport, ClientError> {
-        self.not_yet(&link.len()).await
+        let account = self.account(link)?;
+        let dataset = self.open(link, true).await?;
+        self.progress.stage(Stage::Asking);
+        let shards = info::by_node(&info::places(&dataset).await?);
+        let total: usize = shards.values().map(std::collections::BTreeSet::len).sum();
+        let removed = lease::delete(&self.nodes, &account, &shards).await;
+        if removed == total
+            && let Some(secret) = parse(link)?.read_secret()
+        {
+            self.state.forget_secret(secret.expose())?;
+        }
+        Ok(RemoveReport { shards: total as u64, removed_shards: removed as u64 })
     }
 
     /// The nodes that the directory finds, at least `sample` of them when there are as many, each asked to
@@ -109,31 +199,55 @@ impl Client {
     /// # Errors
     /// `NotNow` when no node can be found.
     pub async fn nodes(&self, sample: usize) -> Result<Vec<NodeView>, ClientError> {
-        self.not_yet(&sample).await
+        self.progress.stage(Stage::FindingNodes);
+        let records = self.nodes.sample(sample).await;
+        if records.is_empty() {
+            return Err(ClientError::new(
+                ErrorKind::NotNow,
+                "no node was found",
+                "no bootstrap node answers, or none knows another",
+                "check the bootstrap addresses: --bootstrap, DOLMEN_BOOTSTRAP or client.toml",
+            ));
+        }
+        let views = futures::stream::iter(records).map(|record| async move {
+            let answer = self.nodes.round_trip(record.node).await.ok();
+            NodeView {
+                id: record.node.to_string(),
+                region: record.region.as_ref().map(ToString::to_string).unwrap_or_default(),
+                operator: record.operator_id().map(|operator| operator.to_string()).unwrap_or_default(),
+                free_class: answer.as_ref().map_or(record.free_class, |(description, _)| description.free_class).into(),
+                version: record.software.clone(),
+                addresses: record.data_addresses.iter().map(ToString::to_string).collect(),
+                round_trip_ms: answer.map(|(_, elapsed)| elapsed.as_secs_f64() * 1000.0),
+            }
+        });
+        Ok(views.buffered(NODES_AT_ONCE).collect().await)
     }
 
-    async fn not_yet<T>(&self, input: &(dyn std::fmt::Debug + Sync)) -> Result<T, ClientError> {
-        tokio::task::yield_now().await;
-        Err(ClientError::bug(
-            "this operation is being built",
-            format!("{input:?} {:?} {:?}", self.config, self.progress),
-        ))
+    async fn open(&self, link: &str, everything: bool) -> Result<Dataset, ClientError> {
+        self.progress.stage(Stage::ReadingDocuments);
+        let link = parse(link)?;
+        Dataset::open(&self.nodes, &self.cores, self.config.memory_budget_bytes, &link, everything).await
+    }
+
+    /// The account of an anonymous upload made by this client.
+    fn account(&self, link: &str) -> Result<Account, ClientError> {
+        let link = parse(link)?;
+        let secret = link.read_secret().ok_or_else(|| {
+            ClientError::new(
+                ErrorKind::Refused,
+                "this link changes nothing",
+                "it is no read link",
+                "use the upload's link",
+            )
+        })?;
+        let vault = self.state.secret(secret.expose())?;
+        Ok(Account::new(Arc::new(DatasetKeys::derive(&vault, 0))))
     }
 }
 
-/// Entries of a listing, read folder by folder as they are asked for.
-#[derive(Debug)]
-pub struct Listing {
-    pub(crate) ready: std::collections::VecDeque<ListedEntry>,
-}
-
-impl Listing {
-    /// The next entry; `None` at the end.
-    ///
-    /// # Errors
-    /// As [`Client::get`].
-    pub async fn next(&mut self) -> Result<Option<ListedEntry>, ClientError> {
-        tokio::task::yield_now().await;
-        Ok(self.ready.pop_front())
-    }
+fn parse(link: &str) -> Result<Link, ClientError> {
+    Link::parse(link.trim()).map_err(|error| {
+        ClientError::new(ErrorKind::Usage, "that is not a link", error, "copy the link again, whole and unchanged")
+    })
 }

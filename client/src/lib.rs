@@ -10,11 +10,23 @@ pub mod options;
 pub mod progress;
 pub mod report;
 
+mod budget;
 mod client;
+mod cores;
+mod get;
+mod heads;
+mod info;
+mod lease;
+mod listing;
+mod network;
+mod put;
+mod read;
+mod state;
 
-pub use client::{Client, Listing};
+pub use client::Client;
 pub use config::{ClientConfig, ConfigError, PolicyChoice};
 pub use error::{ClientError, ErrorKind};
+pub use listing::Listing;
 pub use options::{Destination, GetOptions, PutOptions};
 pub use progress::{Progress, ProgressEvent, ProgressSink, Stage};
 pub use report::{

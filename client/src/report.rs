@@ -163,6 +163,12 @@ fn rfc3339<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::E
     serializer.serialize_str(&format_time_ns(i128::from(time.as_unix_ms()) * 1_000_000))
 }
 
+/// MiB a second; a time too short to measure counts as a millisecond.
+#[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+pub(crate) fn mib_per_second(bytes: u64, elapsed: std::time::Duration) -> f64 {
+    bytes as f64 / (1024.0 * 1024.0) / elapsed.as_secs_f64().max(0.001)
+}
+
 /// RFC 3339 in UTC; what lies outside of the calendar is shown as its nearest end.
 pub(crate) fn format_time_ns(unix_ns: i128) -> String {
     let time = jiff::Timestamp::from_nanosecond(unix_ns).unwrap_or(if unix_ns < 0 {

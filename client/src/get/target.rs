@@ -1,0 +1,429 @@
+//! The folder that a snapshot is restored into.
+//!
+//! Decides what may be written where: everything goes to a temporary name first and is moved into place when whole,
+//! nothing is written through a symbolic link, nothing outside of the folder, and nothing over what exists unless that
+//! was asked for. Two names that the file system does not keep apart are refused. Restores modes (without set-user-id and
+//! its kin: contents come from strangers) and times. Does not sync: a rerun finds what a power cut took.
+
+use std::collections::HashSet;
+use std::ffi::{CString, OsStr};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, Timespec, Timestamps, mkdirat, openat, readlinkat,
+    renameat, renameat_with, statat, symlinkat, unlinkat, utimensat,
+};
+use rustix::io::Errno;
+
+use crate::error::ClientError;
+
+/// Permission bits that are restored.
+const MODE_RESTORED: u32 = 0o777;
+
+/// The root of a restore. Shared by threads.
+#[derive(Debug)]
+pub(crate) struct Target {
+    root: Arc<OwnedFd>,
+    path: PathBuf,
+    temporary: OwnedFd,
+    temporary_name: CString,
+    next: AtomicU64,
+    overwrite: bool,
+    /// Device and inode of what this restore has made, to tell a collision from something older.
+    made: Mutex<HashSet<(u64, u64)>>,
+    /// The folder opened last: entries come folder by folder.
+    last: Mutex<Option<(Vec<u8>, Arc<OwnedFd>)>>,
+}
+
+/// A file that is being written under a temporary name.
+#[derive(Debug)]
+pub(crate) struct Temporary(CString);
+
+/// What is to become of an entry.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Existing {
+    /// There is nothing of that name.
+    Nothing,
+    /// There is the same already, as far as size and time tell.
+    Same,
+    /// There is something else.
+    Other,
+}
+
+/// What an entry is restored with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Attributes {
+    pub(crate) mode: u32,
+    pub(crate) mtime_ns: i64,
+}
+
+fn times(mtime_ns: i64) -> Timestamps {
+    let time = Timespec { tv_sec: mtime_ns.div_euclid(1_000_000_000), tv_nsec: mtime_ns.rem_euclid(1_000_000_000) };
+    Timestamps { last_access: time, last_modification: time }
+}
+
+fn refused(why: &str) -> io::Error {
+    io::Error::other(why.to_owned())
+}
+
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+impl Target {
+    /// Opens a folder to restore into, making it when it is not there.
+    ///
+    /// # Errors
+    /// `Local` when it cannot be made or written.
+    pub(crate) fn open(path: &Path, overwrite: bool) -> Result<Self, ClientError> {
+        let failed = |error: io::Error| ClientError::local("write to", path, &error);
+        std::fs::create_dir_all(path).map_err(failed)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = openat(CWD, path, flags, Mode::empty()).map_err(|error| failed(error.into()))?;
+        let mut token = [0; 8];
+        getrandom::fill(&mut token).map_err(|error| failed(io::Error::other(error.to_string())))?;
+        let token: String = token.iter().map(|byte| format!("{byte:02x}")).collect();
+        let temporary_name = CString::new(format!(".dolmen-get-{token}")).map_err(|error| failed(error.into()))?;
+        let temporary = make_temporary(&root, &temporary_name).map_err(failed)?;
+        Ok(Self {
+            root: Arc::new(root),
+            path: path.to_path_buf(),
+            temporary,
+            temporary_name,
+            next: AtomicU64::new(0),
+            overwrite,
+            made: Mutex::default(),
+            last: Mutex::default(),
+        })
+    }
+
+    /// Where an entry is on this machine, for messages.
+    pub(crate) fn shown(&self, folder: &[u8], name: &[u8]) -> String {
+        self.path.join(OsStr::from_bytes(folder)).join(OsStr::from_bytes(name)).display().to_string()
+    }
+
+    fn note_made(&self, fd: impl AsFd) -> io::Result<bool> {
+        let stat = rustix::fs::fstat(fd)?;
+        Ok(self.made.lock().unwrap_or_else(PoisonError::into_inner).insert((stat.st_dev, stat.st_ino)))
+    }
+
+    /// The folder at a path below the root, components separated by slashes; no component may be a symbolic link.
+    fn folder(&self, path: &[u8]) -> io::Result<Arc<OwnedFd>> {
+        if path.is_empty() {
+            return Ok(Arc::clone(&self.root));
+        }
+        if let Some((known, folder)) = &*self.last.lock().unwrap_or_else(PoisonError::into_inner)
+            && known == path
+        {
+            return Ok(Arc::clone(folder));
+        }
+        let mut folder = Arc::clone(&self.root);
+        for component in path.split(|byte| *byte == b'/') {
+            folder = Arc::new(openat(&*folder, component, FOLDER, Mode::empty())?);
+        }
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((path.to_vec(), Arc::clone(&folder)));
+        Ok(folder)
+    }
+
+    /// Makes a folder, or uses the one that is there.
+    ///
+    /// # Errors
+    /// When something else has the name, or this restore made a folder that the file system takes for the same.
+    pub(crate) fn make_folder(&self, parent: &[u8], name: &[u8]) -> io::Result<()> {
+        let parent = self.folder(parent)?;
+        match mkdirat(&*parent, name, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let folder = openat(&*parent, name, FOLDER, Mode::empty()).map_err(|error| match error {
+            Errno::LOOP | Errno::NOTDIR => refused("something that is not a folder has its name"),
+            error => error.into(),
+        })?;
+        if self.note_made(&folder)? {
+            Ok(())
+        } else {
+            Err(refused("another folder of the snapshot has this name here"))
+        }
+    }
+
+    /// Gives a folder its mode and time; called when all in it is done.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn finish_folder(&self, path: &[u8], attributes: Attributes) -> io::Result<()> {
+        let folder = self.folder(path)?;
+        rustix::fs::futimens(&*folder, &times(attributes.mtime_ns))?;
+        rustix::fs::fchmod(&*folder, Mode::from_raw_mode(attributes.mode & MODE_RESTORED))?;
+        Ok(())
+    }
+
+    /// What there is under the name of a file.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn existing(
+        &self,
+        folder: &[u8],
+        name: &[u8],
+        size: u64,
+        attributes: Attributes,
+    ) -> io::Result<Existing> {
+        let stat = match statat(&*self.folder(folder)?, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => return Ok(Existing::Nothing),
+            Err(error) => return Err(error.into()),
+        };
+        let ours = self.made.lock().unwrap_or_else(PoisonError::into_inner).contains(&(stat.st_dev, stat.st_ino));
+        let time = times(attributes.mtime_ns).last_modification;
+        #[expect(clippy::useless_conversion, reason = "the width of these fields differs between systems")]
+        let same = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+            && u64::try_from(stat.st_size) == Ok(size)
+            && i64::from(stat.st_mtime) == time.tv_sec
+            && i64::try_from(stat.st_mtime_nsec) == Ok(time.tv_nsec);
+        Ok(if same && !ours { Existing::Same } else { Existing::Other })
+    }
+
+    /// The BLAKE3 hash of an existing file's contents.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn hash(&self, folder: &[u8], name: &[u8]) -> io::Result<[u8; 32]> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut file = File::from(openat(&*self.folder(folder)?, name, flags, Mode::empty())?);
+        let mut hasher = blake3::Hasher::new();
+        let mut buffer = vec![0; 256 * 1024];
+        loop {
+            match file.read(&mut buffer)? {
+                0 => return Ok(*hasher.finalize().as_bytes()),
+                read => hasher.update(&buffer[..read]),
+            };
+        }
+    }
+
+    /// A name to write a file under; nothing is made yet.
+    pub(crate) fn temporary(&self) -> Temporary {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        Temporary(CString::new(number.to_string()).expect("digits hold no zero byte"))
+    }
+
+    /// Opens a temporary file for writing at offsets, making it when it is not there.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn write(&self, file: &Temporary) -> io::Result<File> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(File::from(openat(&self.temporary, &file.0, flags, Mode::RUSR | Mode::WUSR)?))
+    }
+
+    /// Gives a temporary file its length, mode and time, and moves it to its place.
+    ///
+    /// # Errors
+    /// When something is there that may not be replaced; the temporary file is then gone.
+    pub(crate) fn finish(
+        &self,
+        file: &Temporary,
+        folder: &[u8],
+        name: &[u8],
+        size: u64,
+        attributes: Attributes,
+    ) -> io::Result<()> {
+        let finish = || {
+            let handle = self.write(file)?;
+            handle.set_len(size)?;
+            rustix::fs::fchmod(&handle, Mode::from_raw_mode(attributes.mode & MODE_RESTORED))?;
+            rustix::fs::futimens(&handle, &times(attributes.mtime_ns))?;
+            self.note_made(&handle)?;
+            drop(handle);
+            self.move_in(&file.0, folder, name)
+        };
+        finish().inspect_err(|_| self.discard(file))
+    }
+
+    /// Forgets a temporary file.
+    pub(crate) fn discard(&self, file: &Temporary) {
+        // Whatever is left goes with the temporary folder.
+        let _ = unlinkat(&self.temporary, &file.0, AtFlags::empty());
+    }
+
+    fn move_in(&self, from: &CString, folder: &[u8], name: &[u8]) -> io::Result<()> {
+        let folder = self.folder(folder)?;
+        match renameat_with(&self.temporary, from, &*folder, name, RenameFlags::NOREPLACE) {
+            Ok(()) => return Ok(()),
+            Err(Errno::EXIST) => {}
+            // A file system that cannot move without replacing: look first.
+            Err(Errno::INVAL | Errno::NOSYS) => {
+                if matches!(statat(&*folder, name, AtFlags::SYMLINK_NOFOLLOW), Err(Errno::NOENT)) {
+                    return Ok(renameat(&self.temporary, from, &*folder, name)?);
+                }
+            }
+            Err(Errno::XDEV) => return Err(refused("its folder is on another file system than the restore's root")),
+            Err(error) => return Err(error.into()),
+        }
+        if !self.overwrite {
+            return Err(refused("something else of its name exists, and replacing was not asked for"));
+        }
+        let stat = statat(&*folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if self.made.lock().unwrap_or_else(PoisonError::into_inner).contains(&(stat.st_dev, stat.st_ino)) {
+            return Err(refused("another entry of the snapshot has this name here"));
+        }
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile | FileType::Symlink => Ok(renameat(&self.temporary, from, &*folder, name)?),
+            _ => Err(refused("something that is neither file nor symbolic link has its name")),
+        }
+    }
+
+    /// Makes a symbolic link that holds exactly these bytes; one that is there already stays.
+    ///
+    /// # Errors
+    /// When something else is there that may not be replaced.
+    pub(crate) fn symlink(&self, folder: &[u8], name: &[u8], to: &[u8], mtime_ns: i64) -> io::Result<()> {
+        if let Ok(existing) = readlinkat(&*self.folder(folder)?, name, Vec::new())
+            && existing.as_bytes() == to
+            && !self.overwrite
+        {
+            return Ok(());
+        }
+        let temporary = self.temporary();
+        symlinkat(to, &self.temporary, &temporary.0)?;
+        let link = utimensat(&self.temporary, &temporary.0, &times(mtime_ns), AtFlags::SYMLINK_NOFOLLOW);
+        let placed = link.map_err(io::Error::from).and_then(|()| {
+            let stat = statat(&self.temporary, &temporary.0, AtFlags::SYMLINK_NOFOLLOW)?;
+            self.made.lock().unwrap_or_else(PoisonError::into_inner).insert((stat.st_dev, stat.st_ino));
+            self.move_in(&temporary.0, folder, name)
+        });
+        placed.inspect_err(|_| self.discard(&temporary))
+    }
+}
+
+/// Writes all of `bytes` at an offset.
+///
+/// # Errors
+/// The system's.
+pub(crate) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    file.write_all_at(bytes, offset)
+}
+
+/// Makes the temporary folder, and removes those that an interrupted restore left behind.
+///
+/// A folder in use is locked by whoever uses it.
+fn make_temporary(root: &OwnedFd, name: &CString) -> io::Result<OwnedFd> {
+    for entry in Dir::read_from(root)? {
+        let Ok(entry) = entry else { break };
+        if entry.file_name().to_bytes().starts_with(b".dolmen-get-")
+            && let Ok(stale) = openat(root, entry.file_name(), FOLDER, Mode::empty())
+            && rustix::fs::flock(&stale, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok()
+        {
+            clear(&stale);
+            let _ = unlinkat(root, entry.file_name(), AtFlags::REMOVEDIR);
+        }
+    }
+    mkdirat(root, name, Mode::RWXU)?;
+    let folder = openat(root, name, FOLDER, Mode::empty())?;
+    rustix::fs::flock(&folder, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
+    Ok(folder)
+}
+
+/// Removes the files of a temporary folder; it has no folders.
+fn clear(folder: &OwnedFd) {
+    let Ok(entries) = Dir::read_from(folder) else { return };
+    for entry in entries.flatten() {
+        let _ = unlinkat(folder, entry.file_name(), AtFlags::empty());
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        clear(&self.temporary);
+        let _ = unlinkat(&*self.root, &self.temporary_name, AtFlags::REMOVEDIR);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    const ATTRIBUTES: Attributes = Attributes { mode: 0o640, mtime_ns: 1_600_000_000_123_456_789 };
+
+    fn put(target: &Target, folder: &[u8], name: &[u8], bytes: &[u8]) -> io::Result<()> {
+        let temporary = target.temporary();
+        write_at(&target.write(&temporary)?, bytes, 0)?;
+        target.finish(&temporary, folder, name, bytes.len() as u64, ATTRIBUTES)
+    }
+
+    #[test]
+    fn a_file_appears_whole_with_mode_and_time_and_nothing_else_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let base = folder.path().join("new/deeper");
+        let target = Target::open(&base, false).unwrap();
+        target.make_folder(b"", b"a").unwrap();
+        target.make_folder(b"a", b"b").unwrap();
+        put(&target, b"a/b", b"f", b"hello").unwrap();
+        assert_eq!(target.existing(b"a/b", b"f", 5, ATTRIBUTES).unwrap(), Existing::Same);
+        assert_eq!(target.existing(b"a/b", b"f", 6, ATTRIBUTES).unwrap(), Existing::Other);
+        assert_eq!(target.existing(b"a/b", b"g", 6, ATTRIBUTES).unwrap(), Existing::Nothing);
+        target.finish_folder(b"a/b", Attributes { mode: 0o700, mtime_ns: -1 }).unwrap();
+        drop(target);
+        let metadata = fs::metadata(base.join("a/b/f")).unwrap();
+        assert_eq!(metadata.permissions().mode() & 0o777, 0o640);
+        assert_eq!((metadata.mtime(), metadata.mtime_nsec()), (1_600_000_000, 123_456_789));
+        assert_eq!((fs::metadata(base.join("a/b")).unwrap().mtime()), -1);
+        assert_eq!(fs::read_dir(&base).unwrap().count(), 1, "the temporary folder is gone");
+    }
+
+    #[test]
+    fn nothing_is_replaced_unless_asked_and_never_what_this_restore_made() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("f"), "old").unwrap();
+        let target = Target::open(folder.path(), false).unwrap();
+        assert!(put(&target, b"", b"f", b"new").is_err());
+        assert!(target.symlink(b"", b"f", b"x", 0).is_err());
+        assert_eq!(fs::read(folder.path().join("f")).unwrap(), b"old");
+        drop(target);
+        let target = Target::open(folder.path(), true).unwrap();
+        put(&target, b"", b"f", b"new").unwrap();
+        assert!(put(&target, b"", b"f", b"newer").is_err(), "two entries of one name");
+        assert_eq!(fs::read(folder.path().join("f")).unwrap(), b"new");
+        target.make_folder(b"", b"d").unwrap();
+        assert!(target.make_folder(b"", b"d").is_err(), "two folders of one name");
+        assert!(put(&target, b"", b"d", b"x").is_err(), "a folder is not replaced by a file");
+    }
+
+    #[test]
+    fn nothing_is_written_through_a_symbolic_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        symlink(outside.path(), folder.path().join("old")).unwrap();
+        let target = Target::open(folder.path(), true).unwrap();
+        target.symlink(b"", b"new", outside.path().as_os_str().as_bytes(), 0).unwrap();
+        for name in [&b"old"[..], b"new"] {
+            assert!(target.make_folder(b"", name).is_err());
+            assert!(put(&target, name, b"f", b"x").is_err());
+        }
+        assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+        symlink(outside.path().join("f"), folder.path().join("g")).unwrap();
+        put(&target, b"", b"g", b"x").unwrap();
+        assert!(!outside.path().join("f").exists(), "the link itself was replaced");
+        assert!(fs::symlink_metadata(folder.path().join("g")).unwrap().is_file());
+    }
+
+    #[test]
+    fn what_an_interrupted_restore_left_is_removed_and_a_running_ones_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join(".dolmen-get-0123")).unwrap();
+        fs::write(folder.path().join(".dolmen-get-0123/7"), "x").unwrap();
+        let first = Target::open(folder.path(), false).unwrap();
+        assert!(!folder.path().join(".dolmen-get-0123").exists());
+        let second = Target::open(folder.path(), false).unwrap();
+        put(&first, b"", b"a", b"1").unwrap();
+        put(&second, b"", b"b", b"2").unwrap();
+        drop((first, second));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+}

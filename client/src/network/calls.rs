@@ -1,0 +1,447 @@
+//! Calls to nodes as the pipelines mean them: a shard put and its receipt checked, a range fetched and verified.
+//!
+//! Decides what a correct answer is; whatever is not one is the node's fault and nothing of it is used. Never decides
+//! which node is asked or what a failure means for the whole: sessions do.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use dolmen_net::NodeAddress;
+use dolmen_proto::attempt::Fault;
+use dolmen_proto::ids::{AccountId, NodeId, Point, ShardRoot, Timestamp};
+use dolmen_proto::keys::{DatasetKeys, account_key, delete_key, renew_key};
+use dolmen_proto::limits::{CLOCK_SKEW_MAX, ROOTS_PER_CALL_MAX};
+use dolmen_proto::root::verify_slice;
+use dolmen_proto::wire::{
+    DeleteBody, DeleteRequest, DescribeReply, GetHeadRequest, GetRequest, LeaseTerms, NodeRecord, PutHeadReply,
+    PutHeadRequest, PutRequest, RenewBody, RenewRequest, Reply, Request, ShardStatus, Signed,
+};
+use ed25519_dalek::SigningKey;
+use tokio::sync::OnceCell;
+
+use super::{Answer, CallFault, Network};
+
+/// Nodes as this client knows them. Shared by all operations.
+#[derive(Clone)]
+pub(crate) struct Nodes {
+    network: Arc<dyn Network>,
+    known: Arc<Mutex<HashMap<NodeId, Known>>>,
+}
+
+#[derive(Clone, Default)]
+struct Known {
+    addresses: Vec<SocketAddr>,
+    /// Whether its clock was found right; asked once.
+    clock: Arc<OnceCell<Result<(), CallFault>>>,
+}
+
+impl std::fmt::Debug for Nodes {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Nodes(..)")
+    }
+}
+
+impl Nodes {
+    pub(crate) fn new(network: Arc<dyn Network>) -> Self {
+        Self { network, known: Arc::default() }
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.network.now()
+    }
+
+    /// Nodes that are there now.
+    pub(crate) async fn sample(&self, want: usize) -> Vec<NodeRecord> {
+        let records = self.network.sample(want).await;
+        self.learn_records(&records);
+        records
+    }
+
+    /// Nodes nearest to a point.
+    pub(crate) async fn nearest(&self, point: Point, count: usize) -> Vec<NodeRecord> {
+        let records = self.network.nearest(point, count).await;
+        self.learn_records(&records);
+        records
+    }
+
+    fn learn_records(&self, records: &[NodeRecord]) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        for record in records {
+            known.entry(record.node).or_default().addresses.clone_from(&record.data_addresses);
+        }
+    }
+
+    /// Takes in where a document says that a node is, unless something is known already.
+    pub(crate) fn learn(&self, node: NodeId, addresses: &[SocketAddr]) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = known.entry(node).or_default();
+        if entry.addresses.is_empty() {
+            entry.addresses = addresses.to_vec();
+        }
+    }
+
+    /// Where a node is, as far as is known without asking.
+    pub(crate) fn addresses(&self, node: NodeId) -> Vec<SocketAddr> {
+        self.known(node).addresses
+    }
+
+    fn known(&self, node: NodeId) -> Known {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).entry(node).or_default().clone()
+    }
+
+    /// One call; where a known address leads nowhere, the directory is asked for a newer one, once.
+    async fn call(
+        &self,
+        node: NodeId,
+        request: Request,
+        payload: Vec<Bytes>,
+        sent: Arc<AtomicU64>,
+    ) -> Result<Answer, CallFault> {
+        let tried = self.addresses(node);
+        let mut failure = None;
+        if !tried.is_empty() {
+            let address = NodeAddress { id: node, addresses: tried.clone() };
+            match self.network.call(address, request.clone(), payload.clone(), Arc::clone(&sent)).await {
+                Err(fault) if fault.fault == Fault::Unreachable && sent.load(Ordering::Relaxed) == 0 => {
+                    failure = Some(fault);
+                }
+                answer => return answer,
+            }
+        }
+        let unknown = || CallFault::new(Fault::Unreachable, format!("node {} is nowhere to be found", node.short()));
+        let record = self.network.resolve(node).await;
+        match record {
+            Some(record) if !record.data_addresses.is_empty() && record.data_addresses != tried => {
+                self.learn_records(std::slice::from_ref(&record));
+                let address = NodeAddress { id: node, addresses: record.data_addresses };
+                self.network.call(address, request, payload, sent).await
+            }
+            _ => Err(failure.unwrap_or_else(unknown)),
+        }
+    }
+
+    async fn ask(&self, node: NodeId, request: Request) -> Result<Reply, CallFault> {
+        Ok(self.call(node, request, Vec::new(), Arc::default()).await?.reply)
+    }
+
+    /// What a node says of itself.
+    ///
+    /// # Errors
+    /// [`CallFault`].
+    pub(crate) async fn describe(&self, node: NodeId) -> Result<DescribeReply, CallFault> {
+        match self.ask(node, Request::Describe).await? {
+            Reply::Describe(description) => Ok(*description),
+            _ => Err(CallFault::misbehaved(node, "it answered another call")),
+        }
+    }
+
+    /// Whether a node's clock is near enough to ours to make leases with it; asked once a process.
+    async fn check_clock(&self, node: NodeId) -> Result<(), CallFault> {
+        let clock = self.known(node).clock;
+        let check = || async {
+            let there = match self.describe(node).await {
+                Ok(description) => description.now,
+                // Not remembered: it may be reached later.
+                Err(fault) => return Err(fault),
+            };
+            let here = self.now();
+            let apart = there.since(here).max(here.since(there));
+            if apart > CLOCK_SKEW_MAX {
+                let reason = format!("the clock of node {} is {} s off", node.short(), apart.as_secs());
+                return Ok(Err(CallFault::new(Fault::Refused, reason)));
+            }
+            Ok(Ok(()))
+        };
+        clock.get_or_try_init(check).await?.clone()
+    }
+
+    /// Puts a shard and checks the receipt; `until` is then the lease's end.
+    ///
+    /// # Errors
+    /// [`CallFault`].
+    pub(crate) async fn put_shard(
+        &self,
+        account: &Account,
+        node: NodeId,
+        root: ShardRoot,
+        shard: Bytes,
+        until: Timestamp,
+        sent: Arc<AtomicU64>,
+    ) -> Result<(), CallFault> {
+        self.check_clock(node).await?;
+        let keys = account.at(node);
+        let terms = LeaseTerms {
+            node,
+            root,
+            length_bytes: shard.len() as u64,
+            account: keys.account_id(),
+            delete_key: keys.delete.verifying_key().to_bytes(),
+            renew_key: keys.renew.verifying_key().to_bytes(),
+            until,
+            issued_at: self.now(),
+        };
+        let lease = Signed::sign(terms.clone(), &keys.account);
+        let request = Request::Put(Box::new(PutRequest { lease, grant: None }));
+        match self.call(node, request, vec![shard], sent).await?.reply {
+            Reply::Put(receipt) => receipt
+                .verify(&terms, self.now())
+                .map(|_| ())
+                .map_err(|error| CallFault::misbehaved(node, format!("its receipt is wrong: {error}"))),
+            _ => Err(CallFault::misbehaved(node, "it answered another call")),
+        }
+    }
+
+    /// Fetches a whole shard into `buffer`, which is cleared first, and checks it against its root.
+    ///
+    /// # Errors
+    /// [`CallFault`]; the buffer's contents then mean nothing.
+    pub(crate) async fn get_shard(
+        &self,
+        node: NodeId,
+        root: ShardRoot,
+        shard_bytes: u32,
+        buffer: &mut Vec<u8>,
+        received: &AtomicU64,
+    ) -> Result<(), CallFault> {
+        let length_bytes = u64::from(shard_bytes);
+        let request = GetRequest { root, length_bytes, offset_bytes: 0, count_bytes: length_bytes, proof: false };
+        let mut answer = self.get(node, request).await?;
+        buffer.clear();
+        buffer.reserve_exact(shard_bytes as usize);
+        let mut hasher = blake3::Hasher::new();
+        while let Some(bytes) = answer.body.next().await? {
+            if buffer.len() + bytes.len() > shard_bytes as usize {
+                return Err(CallFault::misbehaved(node, "it sent more than the shard"));
+            }
+            hasher.update(&bytes);
+            buffer.extend_from_slice(&bytes);
+            received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        }
+        if buffer.len() != shard_bytes as usize || hasher.finalize().as_bytes() != root.as_bytes() {
+            return Err(CallFault::misbehaved(node, "the shard that it sent is not the one of that root"));
+        }
+        Ok(())
+    }
+
+    /// Fetches a range of a shard with its proof and gives the verified bytes.
+    ///
+    /// # Errors
+    /// [`CallFault`].
+    pub(crate) async fn get_range(
+        &self,
+        node: NodeId,
+        root: ShardRoot,
+        shard_bytes: u32,
+        offset: u32,
+        count: u32,
+        received: &AtomicU64,
+    ) -> Result<Vec<u8>, CallFault> {
+        let request = GetRequest {
+            root,
+            length_bytes: shard_bytes.into(),
+            offset_bytes: offset.into(),
+            count_bytes: count.into(),
+            proof: true,
+        };
+        let most = request.reply_payload_max_bytes();
+        let mut answer = self.get(node, request).await?;
+        let mut slice = Vec::new();
+        while let Some(bytes) = answer.body.next().await? {
+            if (slice.len() + bytes.len()) as u64 > most {
+                return Err(CallFault::misbehaved(node, "it sent more than the range"));
+            }
+            slice.extend_from_slice(&bytes);
+            received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        }
+        verify_slice(&root, shard_bytes, offset, count, &slice)
+            .map_err(|error| CallFault::misbehaved(node, format!("its proof is wrong: {error}")))
+    }
+
+    async fn get(&self, node: NodeId, request: GetRequest) -> Result<Answer, CallFault> {
+        let answer = self.call(node, Request::Get(request), Vec::new(), Arc::default()).await?;
+        match &answer.reply {
+            Reply::Get(reply) if reply.length_bytes == request.length_bytes => Ok(answer),
+            _ => Err(CallFault::misbehaved(node, "it answered another call")),
+        }
+    }
+
+    /// Which of these shards a node holds: one answer a root, `None` where it does not; any number of roots.
+    ///
+    /// # Errors
+    /// [`CallFault`].
+    pub(crate) async fn stat(&self, node: NodeId, roots: &[ShardRoot]) -> Result<Vec<Option<ShardStatus>>, CallFault> {
+        let mut found = Vec::with_capacity(roots.len());
+        for batch in roots.chunks(ROOTS_PER_CALL_MAX) {
+            match self.ask(node, Request::Stat(batch.to_vec())).await? {
+                Reply::Stat(items) if items.len() == batch.len() => found.extend(items.into_iter().map(Result::ok)),
+                _ => return Err(CallFault::misbehaved(node, "it answered another call")),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Renews the account's leases on these shards; gives for each whether the node did. Any number of roots.
+    ///
+    /// # Errors
+    /// [`CallFault`] when the node answers no call; what it renewed before counts as not renewed.
+    pub(crate) async fn renew(
+        &self,
+        account: &Account,
+        node: NodeId,
+        roots: &[ShardRoot],
+        until: Timestamp,
+    ) -> Result<Vec<bool>, CallFault> {
+        self.check_clock(node).await?;
+        let keys = account.at(node);
+        let mut renewed = Vec::with_capacity(roots.len());
+        for batch in roots.chunks(ROOTS_PER_CALL_MAX) {
+            let body = RenewBody {
+                node,
+                account: keys.account_id(),
+                signer: keys.renew.verifying_key().to_bytes(),
+                issued_at: self.now(),
+                until,
+                roots: batch.to_vec(),
+            };
+            let signed = Signed::sign(body.clone(), &keys.renew);
+            let request = Request::Renew(Box::new(RenewRequest { body: signed, grant: None }));
+            let Reply::Renew(reply) = self.ask(node, request).await? else {
+                return Err(CallFault::misbehaved(node, "it answered another call"));
+            };
+            if reply.codes.len() != batch.len() {
+                return Err(CallFault::misbehaved(node, "it answered for other shards"));
+            }
+            let done: Vec<ShardRoot> = reply.renewed(batch);
+            if let Some(receipt) = &reply.receipt {
+                receipt
+                    .verify(&body, &done, self.now())
+                    .map_err(|error| CallFault::misbehaved(node, format!("its receipt is wrong: {error}")))?;
+            } else if !done.is_empty() {
+                return Err(CallFault::misbehaved(node, "it signs no receipt"));
+            }
+            renewed.extend(reply.codes.iter().map(Result::is_ok));
+        }
+        Ok(renewed)
+    }
+
+    /// Gives up the account's leases on these shards; gives for each whether the node has none any more.
+    ///
+    /// # Errors
+    /// [`CallFault`].
+    pub(crate) async fn delete(
+        &self,
+        account: &Account,
+        node: NodeId,
+        roots: &[ShardRoot],
+    ) -> Result<Vec<bool>, CallFault> {
+        let keys = account.at(node);
+        let mut deleted = Vec::with_capacity(roots.len());
+        for batch in roots.chunks(ROOTS_PER_CALL_MAX) {
+            let body = DeleteBody {
+                node,
+                account: keys.account_id(),
+                signer: keys.delete.verifying_key().to_bytes(),
+                issued_at: self.now(),
+                roots: batch.to_vec(),
+            };
+            let request = Request::Delete(DeleteRequest { body: Signed::sign(body, &keys.delete) });
+            match self.ask(node, request).await? {
+                Reply::Delete(items) if items.len() == batch.len() => {
+                    deleted.extend(items.iter().map(Result::is_ok));
+                }
+                _ => return Err(CallFault::misbehaved(node, "it answered another call")),
+            }
+        }
+        Ok(deleted)
+    }
+
+    /// Puts a head at a point.
+    ///
+    /// # Errors
+    /// [`CallFault`].
+    pub(crate) async fn put_head(
+        &self,
+        node: NodeId,
+        point: Point,
+        head: Bytes,
+        until: Timestamp,
+    ) -> Result<PutHeadReply, CallFault> {
+        match self.ask(node, Request::PutHead(PutHeadRequest { point, head, until })).await? {
+            Reply::PutHead(reply) => Ok(reply),
+            _ => Err(CallFault::misbehaved(node, "it answered another call")),
+        }
+    }
+
+    /// The heads that a node has at a point, as bytes that are not looked at here.
+    ///
+    /// # Errors
+    /// [`CallFault`].
+    pub(crate) async fn get_heads(
+        &self,
+        node: NodeId,
+        point: Point,
+        key: Option<[u8; 32]>,
+    ) -> Result<Vec<Bytes>, CallFault> {
+        match self.ask(node, Request::GetHead(GetHeadRequest { point, key })).await? {
+            Reply::GetHead(heads) => Ok(heads),
+            _ => Err(CallFault::misbehaved(node, "it answered another call")),
+        }
+    }
+
+    /// How long a node takes to answer the least of calls.
+    ///
+    /// # Errors
+    /// [`CallFault`].
+    pub(crate) async fn round_trip(&self, node: NodeId) -> Result<(DescribeReply, Duration), CallFault> {
+        self.describe(node).await?;
+        let start = tokio::time::Instant::now();
+        let description = self.describe(node).await?;
+        Ok((description, start.elapsed()))
+    }
+}
+
+/// A dataset's owner as nodes see him: another account at each.
+pub(crate) struct Account {
+    keys: Arc<DatasetKeys>,
+    at: Mutex<HashMap<NodeId, Arc<NodeKeys>>>,
+}
+
+pub(crate) struct NodeKeys {
+    account: SigningKey,
+    delete: SigningKey,
+    renew: SigningKey,
+}
+
+impl NodeKeys {
+    fn account_id(&self) -> AccountId {
+        AccountId::new(self.account.verifying_key().to_bytes())
+    }
+}
+
+impl Account {
+    pub(crate) fn new(keys: Arc<DatasetKeys>) -> Self {
+        Self { keys, at: Mutex::default() }
+    }
+
+    pub(crate) fn at(&self, node: NodeId) -> Arc<NodeKeys> {
+        let mut at = self.at.lock().unwrap_or_else(PoisonError::into_inner);
+        let make = || {
+            Arc::new(NodeKeys {
+                account: account_key(&self.keys.account, node),
+                delete: delete_key(&self.keys.delete, node),
+                renew: renew_key(&self.keys.renew, node),
+            })
+        };
+        Arc::clone(at.entry(node).or_insert_with(make))
+    }
+}
+
+impl std::fmt::Debug for Account {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Account(..)")
+    }
+}

@@ -1,0 +1,372 @@
+//! Segments fetched from nodes: whole, or the windows of them that are wanted.
+//!
+//! Decides which of both, what is remembered of nodes within one operation, and rebuilds what did not come. Every byte
+//! was checked against a root before it gets here. Retries and races are the session's to decide.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use dolmen_net::driver::{Executor, MonotonicClock, Step, run};
+use dolmen_proto::attempt::Fault;
+use dolmen_proto::download::{DownloadAction, DownloadEvent, DownloadOutcome, DownloadPlan, DownloadSession};
+use dolmen_proto::erasure::Code;
+use dolmen_proto::ids::{NodeId, SegmentId, ShardIndex};
+use dolmen_proto::keys::MaskSecret;
+use dolmen_proto::mask::Mask;
+use dolmen_proto::policy::Policy;
+use futures::{StreamExt, TryStreamExt};
+
+use super::segment::{Place, SegmentData};
+use crate::budget::{Budget, Held, Pool};
+use crate::cores::Cores;
+use crate::error::{ClientError, ErrorKind};
+use crate::network::Nodes;
+use crate::network::attempt::{Told, watched};
+
+/// Ranges are asked for in whole windows of this size, so that a node learns little of where chunks begin.
+const WINDOW_BYTES: u32 = 64 * 1024;
+/// Segments of no more data than this are always read whole.
+const SMALL_SEGMENT_BYTES: u64 = 256 * 1024;
+/// Windows of one segment that are fetched at a time.
+const WINDOWS_AT_ONCE: usize = 16;
+/// What one shard is expected to take until something is known.
+const EXPECTED_FIRST: Duration = Duration::from_secs(2);
+/// What no shard is expected to be faster than: below this there is nothing to win by a race.
+const EXPECTED_MIN: Duration = Duration::from_millis(500);
+
+/// Fetches segments of one dataset.
+#[derive(Clone)]
+pub(crate) struct Fetcher {
+    nodes: Nodes,
+    cores: Cores,
+    budget: Budget,
+    pool: Pool<Vec<u8>>,
+    mask: Arc<MaskSecret>,
+    shared: Arc<Mutex<Shared>>,
+}
+
+impl std::fmt::Debug for Fetcher {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Fetcher(..)")
+    }
+}
+
+#[derive(Default)]
+struct Shared {
+    /// Nodes that failed in this operation: asked again only when there are too few others.
+    failed: BTreeSet<NodeId>,
+    /// What a whole shard took lately.
+    expected: Option<Duration>,
+    degraded: BTreeSet<SegmentId>,
+    codes: BTreeMap<Policy, Arc<Code>>,
+}
+
+/// A range of every shard.
+#[derive(Debug, Clone, Copy)]
+enum Span {
+    Whole,
+    Window { offset: u32, count: u32 },
+}
+
+impl Fetcher {
+    pub(crate) fn new(nodes: Nodes, cores: Cores, budget: Budget, mask: MaskSecret) -> Self {
+        Self { nodes, cores, budget, pool: Pool::new(), mask: Arc::new(mask), shared: Arc::default() }
+    }
+
+    /// The same, with another bound on memory.
+    pub(crate) fn with_budget(&self, budget: Budget) -> Self {
+        Self { budget, ..self.clone() }
+    }
+
+    fn shared(&self) -> std::sync::MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Segments that could be read only with the help of parity shards.
+    pub(crate) fn degraded_segments(&self) -> u64 {
+        self.shared().degraded.len() as u64
+    }
+
+    pub(crate) fn cores(&self) -> &Cores {
+        &self.cores
+    }
+
+    /// Fetches what is wanted of a segment: ranges of its data, as offset and length.
+    ///
+    /// # Errors
+    /// `Damaged` when fewer than `k` shards exist, `NotNow` when too few nodes can be reached.
+    pub(crate) async fn fetch(&self, place: &Arc<Place>, wanted: &[(u32, u32)]) -> Result<SegmentData, ClientError> {
+        let windows = windows(place, wanted)?;
+        let wanted_bytes: u64 = windows.values().flatten().map(|(start, end)| u64::from(end - start)).sum();
+        let data_bytes = u64::from(place.geometry.data_bytes());
+        let mut ranges = vec![Vec::new(); usize::from(place.policy().k())];
+        let whole = data_bytes <= SMALL_SEGMENT_BYTES || wanted_bytes * 2 >= data_bytes;
+        // All memory is taken at once, so that two fetches never wait for each other's half. Half as much again is for
+        // races; a rebuild may hold all k shards for a moment more.
+        let shards: Vec<ShardIndex> = windows.keys().copied().collect();
+        let bytes = if whole { shards.len() as u64 * u64::from(place.geometry.shard_bytes()) } else { wanted_bytes };
+        let mut held = self.budget.take(bytes + bytes / 2).await;
+        if whole {
+            for (shard, bytes) in self.span(place, shards, Span::Whole, held).await? {
+                ranges[shard.get()].push((0, bytes));
+            }
+        } else {
+            let mut spans = Vec::new();
+            for (shard, windows) in &windows {
+                for (start, end) in windows {
+                    let (part, rest) = held.split(u64::from(end - start));
+                    held = rest;
+                    spans.push((*shard, *start, *end, part));
+                }
+            }
+            let fetched = futures::stream::iter(spans)
+                .map(|(shard, start, end, part)| async move {
+                    let span = Span::Window { offset: start, count: end - start };
+                    let bytes = self.span(place, vec![shard], span, part).await?;
+                    Ok::<_, ClientError>((shard, start, bytes))
+                })
+                .buffered(WINDOWS_AT_ONCE)
+                .try_collect::<Vec<_>>()
+                .await?;
+            for (shard, start, bytes) in fetched {
+                ranges[shard.get()]
+                    .extend(bytes.into_iter().filter(|(index, _)| *index == shard).map(|(_, b)| (start, b)));
+            }
+        }
+        Ok(SegmentData { geometry: place.geometry, ranges })
+    }
+
+    /// Fetches the same span of these data shards, rebuilding those that do not come.
+    async fn span(
+        &self,
+        place: &Arc<Place>,
+        wanted: Vec<ShardIndex>,
+        span: Span,
+        held: Held,
+    ) -> Result<Vec<(ShardIndex, Bytes)>, ClientError> {
+        let (holders, left_out) = self.holders(place);
+        let (outcome, fetched) = match self.run(place, &wanted, holders, span).await? {
+            (DownloadOutcome::Ready { shards }, fetched) => (DownloadOutcome::Ready { shards }, fetched),
+            // Those that failed before may have come back.
+            (_, _) if left_out => self.run(place, &wanted, all_holders(place), span).await?,
+            failed => failed,
+        };
+        match outcome {
+            DownloadOutcome::Ready { .. } => self.complete(place, &wanted, span, fetched, held).await,
+            DownloadOutcome::Lost { found, needed } => Err(ClientError::new(
+                ErrorKind::Damaged,
+                format!("segment {} of the dataset is lost", place.id.short()),
+                format!("{found} of its shards still exist, {needed} are needed"),
+                "ask the dataset's owner to upload it again",
+            )),
+            DownloadOutcome::Unreachable { fetched, gone, needed } => Err(ClientError::new(
+                ErrorKind::NotNow,
+                format!("segment {} of the dataset cannot be read now", place.id.short()),
+                format!(
+                    "{fetched} shards came, {needed} are needed, {gone} are gone and the others' nodes do not answer"
+                ),
+                "try again later: the same command resumes",
+            )),
+            DownloadOutcome::Local => Err(ClientError::new(
+                ErrorKind::Local,
+                "this machine cannot fetch shards",
+                "its sockets or memory failed",
+                "check the network and open files, then try again",
+            )),
+        }
+    }
+
+    /// Who to ask for each shard, without the nodes that failed before as long as enough others are left.
+    fn holders(&self, place: &Place) -> (Vec<Vec<NodeId>>, bool) {
+        let shared = self.shared();
+        let good = |node: &NodeId| !shared.failed.contains(node);
+        let holders: Vec<Vec<NodeId>> =
+            place.holders.iter().map(|node| node.iter().copied().filter(good).collect()).collect();
+        let left = holders.iter().filter(|nodes| !nodes.is_empty()).count();
+        let named = place.holders.iter().flatten().count();
+        if left < usize::from(place.policy().k()) { (all_holders(place), false) } else { (holders, left < named) }
+    }
+
+    async fn run(
+        &self,
+        place: &Arc<Place>,
+        wanted: &[ShardIndex],
+        holders: Vec<Vec<NodeId>>,
+        span: Span,
+    ) -> Result<(DownloadOutcome, BTreeMap<ShardIndex, Vec<u8>>), ClientError> {
+        let expected = self.shared().expected.unwrap_or(EXPECTED_FIRST).max(EXPECTED_MIN);
+        let plan = DownloadPlan { policy: place.policy(), wanted: wanted.to_vec(), holders, expected };
+        let session = DownloadSession::new(plan, self.nodes.now())
+            .map_err(|error| ClientError::bug("could not plan a download", error))?;
+        let fetched = Arc::new(Mutex::new(BTreeMap::new()));
+        let executor =
+            Download { fetcher: self.clone(), place: Arc::clone(place), span, fetched: Arc::clone(&fetched) };
+        let outcome = run(session, executor, &MonotonicClock::start()).await;
+        let fetched = std::mem::take(&mut *fetched.lock().unwrap_or_else(PoisonError::into_inner));
+        Ok((outcome, fetched))
+    }
+
+    /// Gives the wanted shards, rebuilt where they did not come themselves.
+    async fn complete(
+        &self,
+        place: &Arc<Place>,
+        wanted: &[ShardIndex],
+        span: Span,
+        mut fetched: BTreeMap<ShardIndex, Vec<u8>>,
+        held: Held,
+    ) -> Result<Vec<(ShardIndex, Bytes)>, ClientError> {
+        let missing: Vec<ShardIndex> = wanted.iter().copied().filter(|shard| !fetched.contains_key(shard)).collect();
+        if !missing.is_empty() {
+            self.shared().degraded.insert(place.id);
+            let code = Arc::clone(
+                self.shared().codes.entry(place.policy()).or_insert_with(|| Arc::new(Code::new(place.policy()))),
+            );
+            let mask = Mask::new(&self.mask, &place.nonce, place.policy());
+            let offset = match span {
+                Span::Whole => 0,
+                Span::Window { offset, .. } => offset,
+            };
+            let pool = self.pool.clone();
+            let rebuild = move || {
+                for (shard, bytes) in &mut fetched {
+                    mask.apply(*shard, offset, bytes);
+                }
+                let length = fetched.values().next().map_or(0, Vec::len);
+                let mut rebuilt: Vec<(ShardIndex, Vec<u8>)> = missing
+                    .into_iter()
+                    .map(|shard| {
+                        let mut buffer = pool.get();
+                        buffer.resize(length, 0);
+                        (shard, buffer)
+                    })
+                    .collect();
+                let present: Vec<(ShardIndex, &[u8])> =
+                    fetched.iter().map(|(shard, bytes)| (*shard, bytes.as_slice())).collect();
+                let mut into: Vec<(ShardIndex, &mut [u8])> =
+                    rebuilt.iter_mut().map(|(shard, bytes)| (*shard, bytes.as_mut_slice())).collect();
+                code.rebuild(&present, &mut into)
+                    .map_err(|error| ClientError::bug("could not rebuild a segment", error))?;
+                fetched.extend(rebuilt);
+                Ok(fetched)
+            };
+            fetched = self.cores.run(rebuild).await??;
+        }
+        let mut held = held;
+        let mut complete = Vec::with_capacity(wanted.len());
+        for shard in wanted {
+            let lost = || ClientError::bug("a shard was lost on the way", shard);
+            let buffer = fetched.remove(shard).ok_or_else(lost)?;
+            let (part, rest) = held.split(buffer.len() as u64);
+            held = rest;
+            complete.push((*shard, self.pool.guard(part, buffer)));
+        }
+        for buffer in fetched.into_values() {
+            self.pool.put(buffer);
+        }
+        Ok(complete)
+    }
+
+    fn took(&self, span: Span, elapsed: Duration) {
+        if matches!(span, Span::Whole) {
+            let mut shared = self.shared();
+            let before = shared.expected.unwrap_or(elapsed);
+            shared.expected = Some(before.mul_f32(0.75) + elapsed.mul_f32(0.25));
+        }
+    }
+}
+
+fn all_holders(place: &Place) -> Vec<Vec<NodeId>> {
+    place.holders.iter().map(|node| node.iter().copied().collect()).collect()
+}
+
+/// The windows that cover the wanted ranges, by data shard, merged and in order: start and end within the shard.
+fn windows(place: &Place, wanted: &[(u32, u32)]) -> Result<BTreeMap<ShardIndex, Vec<(u32, u32)>>, ClientError> {
+    let shard_bytes = place.geometry.shard_bytes();
+    let mut windows: BTreeMap<ShardIndex, Vec<(u32, u32)>> = BTreeMap::new();
+    for (offset, length) in wanted {
+        let pieces = place.geometry.pieces(*offset, *length).map_err(|error| {
+            ClientError::new(
+                ErrorKind::Damaged,
+                "the dataset's documents contradict each other",
+                error,
+                "what was uploaded is damaged in itself: ask the dataset's owner",
+            )
+        })?;
+        for piece in pieces {
+            let start = piece.offset / WINDOW_BYTES * WINDOW_BYTES;
+            let end = (piece.offset + piece.length).next_multiple_of(WINDOW_BYTES).min(shard_bytes);
+            windows.entry(piece.shard).or_default().push((start, end));
+        }
+    }
+    for list in windows.values_mut() {
+        list.sort_unstable();
+        let mut merged: Vec<(u32, u32)> = Vec::with_capacity(list.len());
+        for (start, end) in list.drain(..) {
+            match merged.last_mut() {
+                Some((_, last)) if start <= *last => *last = end.max(*last),
+                _ => merged.push((start, end)),
+            }
+        }
+        *list = merged;
+    }
+    Ok(windows)
+}
+
+/// Does what a download session asks for.
+struct Download {
+    fetcher: Fetcher,
+    place: Arc<Place>,
+    span: Span,
+    fetched: Arc<Mutex<BTreeMap<ShardIndex, Vec<u8>>>>,
+}
+
+impl Executor<DownloadSession> for Download {
+    fn execute(&mut self, action: DownloadAction) -> Step<DownloadEvent> {
+        let (attempt, shard, node) = match action {
+            DownloadAction::Fetch { attempt, shard, node } => (attempt, shard, node),
+            DownloadAction::Cancel { attempt } => return Step::Cancel { attempt: attempt.0 },
+        };
+        let Some(root) = self.place.roots.get(shard.get()).copied() else {
+            return Step::Event(DownloadEvent::Failed { attempt, fault: Fault::Local });
+        };
+        let (fetcher, span, fetched) = (self.fetcher.clone(), self.span, Arc::clone(&self.fetched));
+        let shard_bytes = self.place.geometry.shard_bytes();
+        let received = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&received);
+        let work = async move {
+            let start = Instant::now();
+            let bytes = match span {
+                Span::Whole => {
+                    let mut buffer = fetcher.pool.get();
+                    fetcher.nodes.get_shard(node, root, shard_bytes, &mut buffer, &counter).await.map(|()| buffer)
+                }
+                Span::Window { offset, count } => {
+                    fetcher.nodes.get_range(node, root, shard_bytes, offset, count, &counter).await
+                }
+            };
+            match bytes {
+                Ok(bytes) => {
+                    fetcher.took(span, start.elapsed());
+                    fetched.lock().unwrap_or_else(PoisonError::into_inner).insert(shard, bytes);
+                    Ok(())
+                }
+                Err(fault) => {
+                    tracing::debug!(node = %node.short(), shard = %root.short(), %fault, "a shard was not fetched");
+                    if matches!(fault.fault, Fault::Unreachable | Fault::Misbehaved) {
+                        fetcher.shared().failed.insert(node);
+                    }
+                    Err(fault)
+                }
+            }
+        };
+        let events = watched(attempt, Box::pin(work), received, |attempt, told| match told {
+            Told::Progress(bytes) => DownloadEvent::Progress { attempt, bytes },
+            Told::Done(Ok(())) => DownloadEvent::Fetched { attempt },
+            Told::Done(Err(fault)) => DownloadEvent::Failed { attempt, fault: fault.fault },
+        });
+        Step::Start { attempt: attempt.0, events }
+    }
+}

@@ -1,0 +1,171 @@
+//! What a client keeps between runs: secrets of anonymous uploads, and journals of uploads that were cut off.
+//!
+//! Decides names, modes and durability of these files. Never holds content: everything in a journal only saves
+//! work, and whatever of it is lost or wrong costs time, never data.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use dolmen_proto::keys::VaultSecret;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{ClientError, ErrorKind};
+
+mod journal;
+
+pub(crate) use journal::{Journal, JournalHeader, Placed};
+
+/// Largest secret file that is read.
+const SECRET_MAX_BYTES: u64 = 4096;
+const FINGERPRINT_CONTEXT: &str = "dolmen 2026 client link fingerprint v1";
+
+/// The folder that outlives a process.
+#[derive(Debug, Clone)]
+pub(crate) struct State {
+    folder: PathBuf,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SecretFile {
+    version: u8,
+    vault: String,
+    dataset: u64,
+}
+
+impl State {
+    /// Opens the folder, making it (mode 0700) where it is not there.
+    ///
+    /// # Errors
+    /// `Local` when it cannot be made.
+    pub(crate) fn open(folder: &Path) -> Result<Self, ClientError> {
+        for name in ["uploads", "journals"] {
+            let path = folder.join(name);
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&path)
+                .map_err(|error| ClientError::local("make the state folder", &path, &error))?;
+        }
+        Ok(Self { folder: folder.to_path_buf() })
+    }
+
+    /// Where the directory may cache nodes.
+    pub(crate) fn node_cache(&self) -> PathBuf {
+        self.folder.join("nodes")
+    }
+
+    /// Keeps the vault secret of the anonymous upload with this link secret; durable when it returns.
+    ///
+    /// # Errors
+    /// `Local` when it cannot be written.
+    pub(crate) fn keep_secret(&self, link_secret: &[u8; 32], vault: &VaultSecret) -> Result<(), ClientError> {
+        let path = self.secret_path(link_secret);
+        let text = serde_json::to_vec(&SecretFile { version: 1, vault: to_hex(vault.expose()), dataset: 0 })
+            .map_err(|error| ClientError::bug("could not write a secret as JSON", error))?;
+        write_durably(&path, &text).map_err(|error| ClientError::local("keep the upload's secret in", &path, &error))
+    }
+
+    /// The vault secret of an anonymous upload made by this client.
+    ///
+    /// # Errors
+    /// `Refused` when there is none, `Local` when it cannot be read.
+    pub(crate) fn secret(&self, link_secret: &[u8; 32]) -> Result<VaultSecret, ClientError> {
+        let path = self.secret_path(link_secret);
+        let metadata = fs::metadata(&path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => ClientError::new(
+                ErrorKind::Refused,
+                "this client may not change that upload",
+                "its secret is not in this client's state folder",
+                "run the command on the machine, and with the configuration, that made the upload",
+            ),
+            _ => ClientError::local("read", &path, &error),
+        })?;
+        let damaged = |why: String| {
+            let what = format!("{} is damaged", path.display());
+            ClientError::new(ErrorKind::Local, what, why, "restore the file from a backup of the state folder")
+        };
+        if metadata.len() > SECRET_MAX_BYTES {
+            return Err(damaged("it is too large".to_owned()));
+        }
+        let text = fs::read(&path).map_err(|error| ClientError::local("read", &path, &error))?;
+        let file: SecretFile = serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
+        if file.version != 1 || file.dataset != 0 {
+            return Err(damaged("it was written by another version of dolmen".to_owned()));
+        }
+        let bytes =
+            from_hex(&file.vault).ok_or_else(|| damaged("the secret is not 64 hexadecimal digits".to_owned()))?;
+        Ok(VaultSecret::new(bytes))
+    }
+
+    /// Forgets the vault secret of an anonymous upload.
+    ///
+    /// # Errors
+    /// `Local` when the file cannot be removed.
+    pub(crate) fn forget_secret(&self, link_secret: &[u8; 32]) -> Result<(), ClientError> {
+        let path = self.secret_path(link_secret);
+        fs::remove_file(&path).map_err(|error| ClientError::local("remove", &path, &error))
+    }
+
+    fn secret_path(&self, link_secret: &[u8; 32]) -> PathBuf {
+        self.folder.join("uploads").join(to_hex(&blake3::derive_key(FINGERPRINT_CONTEXT, link_secret)[..16]))
+    }
+
+    fn journals(&self) -> PathBuf {
+        self.folder.join("journals")
+    }
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn from_hex(text: &str) -> Option<[u8; 32]> {
+    text.parse::<dolmen_proto::ids::HeadHash>().ok().map(|id| *id.as_bytes())
+}
+
+/// Writes a file of mode 0600 beside `path`, syncs it, renames it over `path` and syncs the folder.
+fn write_durably(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let beside = path.with_extension(format!("new-{}", std::process::id()));
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&beside, path)?;
+    sync_folder(path)
+}
+
+fn sync_folder(path: &Path) -> std::io::Result<()> {
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_secret_comes_back_for_its_link_only_and_is_nobody_elses_to_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = State::open(folder.path()).unwrap();
+        state.keep_secret(&[1; 32], &VaultSecret::new([7; 32])).unwrap();
+        assert_eq!(state.secret(&[1; 32]).unwrap().expose(), &[7; 32]);
+        assert_eq!(state.secret(&[2; 32]).unwrap_err().kind(), ErrorKind::Refused);
+        let path = state.secret_path(&[1; 32]);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(!path.display().to_string().contains("0101"), "the name does not give the link away");
+        state.forget_secret(&[1; 32]).unwrap();
+        assert_eq!(state.secret(&[1; 32]).unwrap_err().kind(), ErrorKind::Refused);
+    }
+
+    #[test]
+    fn a_damaged_secret_is_named_not_trusted() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = State::open(folder.path()).unwrap();
+        for text in ["", "{}", r#"{"version":1,"vault":"00","dataset":0}"#, r#"{"version":9,"vault":"","dataset":0}"#] {
+            fs::write(state.secret_path(&[1; 32]), text).unwrap();
+            assert_eq!(state.secret(&[1; 32]).unwrap_err().kind(), ErrorKind::Local);
+        }
+    }
+}
