@@ -48,6 +48,8 @@ pub mod context {
     pub const TABLE_LOCATOR: &str = "dolmen 2026 table locator v1";
     /// Locator secret and number to a point.
     pub const POINT: &str = "dolmen 2026 point v1";
+    /// Key under which the directory is asked for the nodes nearest to a point, from the point.
+    pub const POINT_LOOKUP: &str = "dolmen 2026 point lookup v1";
     /// Read secret to the secret that seals the read head's body.
     pub const READ_HEAD_SEAL: &str = "dolmen 2026 read head seal v1";
     /// Table secret to the secret that seals the table head's body.

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use dolmen_proto::ids::{NodeId, Point};
+use dolmen_proto::placement::lookup_key;
 use futures::StreamExt;
 use futures::future::{join, join_all};
 use futures::stream::FuturesUnordered;
@@ -109,7 +110,7 @@ impl Directory {
     /// where the network is large, fewer than `count` where it is small. A server is not in
     /// its own answers. Takes at most 12 s.
     pub async fn nearest(&self, point: Point, count: usize) -> Vec<NodeRecord> {
-        let target = point.as_bytes().to_vec();
+        let target = lookup_key(&point).to_vec();
         let search = async {
             self.wait_for_contact().await;
             self.while_it_brings_news(self.look_up(target.clone()), usize::MAX).await;

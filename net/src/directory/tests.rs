@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use dolmen_proto::ids::{NodeId, Point};
-use dolmen_proto::placement::kad_distance;
+use dolmen_proto::placement::{kad_distance, lookup_key};
 use futures::StreamExt;
 use libp2p::request_response::{Event, Message};
 use libp2p::swarm::SwarmEvent;
@@ -40,7 +40,7 @@ async fn thirty_nodes_are_found_resolved_and_ordered_by_distance() {
 
     for point in [Point::new([3; 32]), Point::new([0xee; 32])] {
         let nearest: Vec<_> = client.nearest(point, 3).await.iter().map(|record| record.node).collect();
-        assert_eq!(nearest, by_distance(all.iter().copied(), point.as_bytes())[..3]);
+        assert_eq!(nearest, by_distance(all.iter().copied(), &lookup_key(&point))[..3]);
         let record = client.resolve(nearest[0]).await.expect("a node that was just found");
         assert_eq!(record.node, nearest[0]);
     }

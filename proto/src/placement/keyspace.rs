@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use sha2::{Digest, Sha256};
 
 use crate::ids::{NodeId, OperatorId, Point};
+use crate::keys::{self, context};
 use crate::limits::HEAD_NODES_PER_POINT;
 
 /// How an Ed25519 key becomes a peer id: an identity multihash (code 0, 36 bytes) of the key's protobuf (type 1:
@@ -20,6 +21,15 @@ pub fn kad_distance(key: &[u8], node: &NodeId) -> [u8; 32] {
     core::array::from_fn(|index| key[index] ^ peer[index])
 }
 
+/// The key under which the directory is asked for the nodes nearest to a point.
+///
+/// Not the point itself: the nodes on a lookup's path see what is looked for, and whoever knows a point can ask its
+/// holders for what lies there.
+#[must_use]
+pub fn lookup_key(point: &Point) -> [u8; 32] {
+    keys::derive(context::POINT_LOOKUP, &[point.as_bytes()])
+}
+
 /// The nodes that are to hold a head at `point`: up to [`HEAD_NODES_PER_POINT`], nearest first, of distinct
 /// operators where there are enough. A node without an operator counts as run by somebody of its own.
 #[must_use]
@@ -30,8 +40,9 @@ pub fn head_holders(point: &Point, nodes: &[(NodeId, Option<OperatorId>)]) -> Ve
 /// The same with those that stand in for holders that fail: up to `most` nodes, in the order in which to ask them.
 #[must_use]
 pub fn ranked_head_holders(point: &Point, nodes: &[(NodeId, Option<OperatorId>)], most: usize) -> Vec<NodeId> {
+    let key = lookup_key(point);
     let mut nearest = nodes.to_vec();
-    nearest.sort_by_cached_key(|(node, _)| (kad_distance(point.as_bytes(), node), *node));
+    nearest.sort_by_cached_key(|(node, _)| (kad_distance(&key, node), *node));
     nearest.dedup_by_key(|(node, _)| *node);
     let mut operators = BTreeSet::new();
     let (distinct, others): (Vec<_>, Vec<_>) =
@@ -52,7 +63,7 @@ mod tests {
         let point = Point::new([9; 32]);
         let by_distance = |nodes: &[(NodeId, Option<OperatorId>)]| {
             let mut nodes: Vec<_> = nodes.iter().map(|(node, _)| *node).collect();
-            nodes.sort_by_key(|node| kad_distance(point.as_bytes(), node));
+            nodes.sort_by_key(|node| kad_distance(&lookup_key(&point), node));
             nodes
         };
         let alone: Vec<_> = (0..20).map(|number| (node(number), None)).collect();

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use choose::choose;
 pub use domain::{Domain, LargestDomains, largest_domains};
-pub use keyspace::{head_holders, kad_distance, ranked_head_holders};
+pub use keyspace::{head_holders, kad_distance, lookup_key, ranked_head_holders};
 
 use core::net::{IpAddr, SocketAddr};
 
