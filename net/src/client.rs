@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use dolmen_proto::attempt::Fault;
 use dolmen_proto::ids::NodeId;
-use dolmen_proto::wire::{ErrorCode, Reply, Request, WireError, frame};
+use dolmen_proto::wire::{ErrorCode, Reply, Request, WireError, WireFault, frame};
 use tokio::time::timeout;
 
 use crate::datagram::PathReport;
@@ -91,9 +92,6 @@ pub enum PeerFault {
     /// The answer is over a bound, does not parse, or answers another question.
     #[error("its answer is wrong: {0}")]
     Malformed(WireError),
-    /// The node gave the stream up without an answer, with a number of [`code`].
-    #[error("it gave up without an answer (code {0})")]
-    GaveUp(u64),
 }
 
 /// What this end did wrong or lacks.
@@ -148,6 +146,24 @@ pub enum CallError {
     /// This end is at fault.
     #[error("{0}")]
     Local(LocalFault),
+}
+
+impl CallError {
+    /// What a session should make of it. Want of a place in the pool or of memory passes, so it counts as busy.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Unreachable { .. } | Self::Stalled { .. } => Fault::Unreachable,
+            Self::Peer { .. } => Fault::Misbehaved,
+            Self::Refused { error, .. } => match (error.code(), error.fault()) {
+                (ErrorCode::NotHeld | ErrorCode::Damaged, _) => Fault::NotHeld,
+                (_, WireFault::Unreachable) => Fault::Busy { retry_after: error.retry_after() },
+                (_, WireFault::Peer | WireFault::Local | WireFault::Misuse | WireFault::Bug) => Fault::Refused,
+            },
+            Self::Local(LocalFault::Resources(_)) => Fault::Busy { retry_after: None },
+            Self::Local(LocalFault::Request(_) | LocalFault::ShutDown) => Fault::Local,
+        }
+    }
 }
 
 /// Why a client could not be made: this machine's or the caller's fault.
@@ -291,7 +307,7 @@ fn stream_failed(node: NodeId, deadline: Duration, error: StreamError) -> CallEr
     match error {
         StreamError::Stalled(_) => CallError::Stalled { node, deadline },
         StreamError::Lost(error) => lost(node, &error),
-        StreamError::GivenUp(code) => CallError::Peer { node, fault: PeerFault::GaveUp(code) },
+        error @ StreamError::GivenUp(_) => CallError::Unreachable { node, reason: error.to_string() },
         StreamError::Truncated { .. } => CallError::Peer { node, fault: PeerFault::Truncated },
         StreamError::Excess => CallError::Peer { node, fault: PeerFault::Malformed(WireError::malformed("excess")) },
         StreamError::Misuse(what) => CallError::Local(LocalFault::Resources(what.to_owned())),
@@ -326,5 +342,24 @@ impl Drop for Answer {
             // An error means that there is nothing left to stop.
             let _ = stream.stop(code::CANCELLED);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_tell_sessions_what_to_do() {
+        let fault = |error| CallError::Refused { node: NodeId::new([1; 32]), error }.fault();
+        let second = Duration::from_secs(1);
+        assert_eq!(fault(WireError::new(ErrorCode::NotHeld, "")), Fault::NotHeld);
+        assert_eq!(fault(WireError::new(ErrorCode::Damaged, "")), Fault::NotHeld);
+        assert_eq!(fault(WireError::new(ErrorCode::DiskFull, "")), Fault::Refused);
+        assert_eq!(fault(WireError::new(ErrorCode::QuotaExceeded, "")), Fault::Refused);
+        let busy = WireError::new(ErrorCode::Busy, "").with_retry_after(second);
+        assert_eq!(fault(busy), Fault::Busy { retry_after: Some(second) });
+        assert_eq!(fault(WireError::new(ErrorCode::Other(299), "")), Fault::Busy { retry_after: None });
+        assert_eq!(fault(WireError::new(ErrorCode::Other(999), "")), Fault::Refused);
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use dolmen_proto::attempt::Fault;
 use dolmen_proto::wire::{WireError, frame};
 use quinn::{ConnectionError, ReadError, ReadExactError, RecvStream, SendStream, VarInt, WriteError};
 use tokio::time::timeout;
@@ -65,6 +66,18 @@ pub enum StreamError {
     /// This end wrote less or more than it declared, or went on after an end.
     #[error("the stream was used wrongly: {0}")]
     Misuse(&'static str),
+}
+
+impl StreamError {
+    /// What a session should make of it.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Stalled(_) | Self::GivenUp(_) | Self::Lost(_) => Fault::Unreachable,
+            Self::Truncated { .. } | Self::Excess => Fault::Misbehaved,
+            Self::Misuse(_) => Fault::Local,
+        }
+    }
 }
 
 /// Why no header could be read.
