@@ -12,6 +12,8 @@ pub mod record;
 pub mod reply;
 pub mod request;
 pub mod signed;
+#[cfg(test)]
+mod tests;
 
 pub use error::{ErrorCode, WireError, WireFault};
 pub use lease::{DeleteBody, GrantRights, LeaseTerms, ListBody, Receipt, RenewBody, RenewReceipt, StewardGrant};

@@ -1,7 +1,7 @@
 //! What a node answers.
 //!
 //! Decides the shape and the bounds of answers. Never decides whether an answer is true: receipts are checked in
-//! [`super::lease`], bytes against their root, heads by [`crate::head`](super).
+//! [`super::lease`], bytes against their root, heads by [`crate::head`].
 
 use bytes::Bytes;
 

@@ -12,8 +12,9 @@ use super::lease::{DeleteBody, LeaseTerms, ListBody, RenewBody, StewardGrant, ne
 use super::reply::Reply;
 use super::signed::Signed;
 use crate::ids::{NodeId, Point, ShardRoot, Timestamp};
-use crate::limits::{HASH_GROUP_BYTES, HEAD_MAX_BYTES, LEASE_MAX, REQUEST_LIFE};
+use crate::limits::{HEAD_MAX_BYTES, LEASE_MAX, REQUEST_LIFE};
 use crate::messages::{self, request::Call};
+use crate::root;
 
 /// A call, within all bounds; whether it is allowed is for `verify` and the node to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,18 +90,19 @@ pub struct GetRequest {
 }
 
 impl GetRequest {
-    /// The most bytes that the answer's payload may have.
+    /// The bytes of the answer's payload, exactly: the range, or its slice.
     #[must_use]
-    pub const fn reply_payload_max_bytes(&self) -> u64 {
+    pub fn reply_payload_bytes(&self) -> u64 {
         if !self.proof {
             return self.count_bytes;
         }
-        // The range rounded out to groups, one pair of 32-byte hashes for each parent above them (fewer than the
-        // groups, but for two spines to the root), and room for a length prefix.
-        let group = HASH_GROUP_BYTES as u64;
-        let first = self.offset_bytes / group;
-        let groups = (self.offset_bytes + self.count_bytes).div_ceil(group) - first;
-        groups * (group + 64) + 64 * 64 + 8
+        let narrow = |number: u64| u32::try_from(number).ok();
+        let slice = narrow(self.length_bytes)
+            .zip(narrow(self.offset_bytes))
+            .zip(narrow(self.count_bytes))
+            .and_then(|((length, offset), count)| root::slice_len(length, offset, count).ok());
+        // A range that does not lie in the shard has no slice: parsing refuses it, and nothing answers it.
+        slice.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0)
     }
 
     fn check(self) -> Result<Self, WireError> {
@@ -266,9 +268,7 @@ impl Request {
             | (Self::PutHead(_), Reply::PutHead(_))
             | (Self::GetHead(_), Reply::GetHead(_)) => true,
             (Self::Get(get), Reply::Get(reply)) => {
-                reply.length_bytes == get.length_bytes
-                    && reply.payload_bytes <= get.reply_payload_max_bytes()
-                    && (get.proof || reply.payload_bytes == get.count_bytes)
+                reply.length_bytes == get.length_bytes && reply.payload_bytes == get.reply_payload_bytes()
             }
             (Self::Stat(roots), Reply::Stat(items)) => items.len() == roots.len(),
             (Self::Renew(renew), Reply::Renew(reply)) => reply.codes.len() == renew.body.claimed().roots.len(),
