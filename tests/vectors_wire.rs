@@ -37,7 +37,7 @@ const RENEW: u8 = 5;
 const OPERATOR: u8 = 6;
 const SUCCESSOR: u8 = 7;
 
-/// Ed25519 keys of the vectors: the seed is 32 times the number.
+/// Ed25519 keys of the vectors: the seed is the number, 32 times over.
 fn key(number: u8) -> SigningKey {
     SigningKey::from_bytes(&[number; 32])
 }
@@ -132,7 +132,8 @@ fn renew_receipt() -> RenewReceipt {
 
 fn requests() -> Vec<(&'static str, Request)> {
     let signed_grant = || Some(Signed::sign(grant(), &key(ACCOUNT)));
-    let get = GetRequest { root: root(1), length_bytes: 65_536, offset_bytes: 20_000, count_bytes: 1_000, proof: false };
+    let get =
+        GetRequest { root: root(1), length_bytes: 65_536, offset_bytes: 20_000, count_bytes: 1_000, proof: false };
     let point = Point::new([0x77; 32]);
     let list = |after| Request::List(ListRequest { body: Signed::sign(listing(after), &key(ACCOUNT)) });
     let head = Bytes::from_static(b"stands for a signed head");
@@ -243,10 +244,9 @@ fn reply_header(name: &str) -> Vec<u8> {
 fn broken_headers() -> Vec<(&'static str, Vec<u8>)> {
     let mut flipped = request_header("get");
     flipped[1] ^= 1;
-    let get = |field: &[u8], replaced: &[u8]| {
-        let header = request_header("get");
-        let place = header.windows(field.len()).position(|window| window == field).expect("the field is there");
-        [&header[..place], replaced, &header[place + field.len()..]].concat()
+    let get = |length_bytes: u64, offset_bytes: u64, count_bytes: u64| {
+        let get = GetRequest { root: root(1), length_bytes, offset_bytes, count_bytes, proof: false };
+        header(encode_request(&Request::Get(get)))
     };
     let stat = |count: usize| header(encode_request(&Request::Stat((0..count).map(|_| root(1)).collect())));
     vec![
@@ -257,9 +257,11 @@ fn broken_headers() -> Vec<(&'static str, Vec<u8>)> {
         ("request_of_version_two", vec![0x0a, 0x00, 0x78, 0x02]),
         ("request_cut_off", request_header("put")[..100].to_vec()),
         ("request_length_flipped", flipped),
-        ("request_get_of_nothing", get(&[0x20, 0xe8, 0x07], &[0x20, 0x80, 0x00])),
-        ("request_get_beyond_the_shard", get(&[0x10, 0x80, 0x80, 0x04], &[0x10, 0x80, 0x81, 0x01])),
-        ("request_get_of_a_huge_shard", get(&[0x10, 0x80, 0x80, 0x04], &[0x10, 0xff, 0xff, 0x7f])),
+        ("request_get_of_nothing", get(65_536, 20_000, 0)),
+        ("request_get_beyond_the_shard", get(65_536, 65_000, 537)),
+        ("request_get_beyond_all_numbers", get(65_536, u64::MAX, 2)),
+        ("request_get_of_an_empty_shard", get(0, 0, 1)),
+        ("request_get_of_a_huge_shard", get(limits::SHARD_MAX_BYTES as u64 + 1, 0, 1)),
         ("request_stat_of_nothing", vec![0x22, 0x00, 0x78, 0x01]),
         ("request_stat_of_1025_roots", stat(1025)),
         ("request_stat_of_a_short_root", [&[0x22, 0x21, 0x0a, 0x1f][..], &[7; 31], &[0x78, 0x01]].concat()),
@@ -328,8 +330,14 @@ fn signed_cases() -> Vec<SignedCase> {
         ("record_of_version_two", {
             signed_bytes(SignatureKind::NodeRecord, NODE, &[&body[..], &[0x08, 0x02]].concat())
         }),
-        ("record_expired", sign_record(NodeRecord { issued_at: NOW.before(hour * 3), expires_at: NOW.before(hour * 2), ..record() })),
-        ("record_from_the_future", sign_record(NodeRecord { issued_at: NOW.after(hour), expires_at: NOW.after(hour * 2), ..record() })),
+        (
+            "record_expired",
+            sign_record(NodeRecord { issued_at: NOW.before(hour * 3), expires_at: NOW.before(hour * 2), ..record() }),
+        ),
+        (
+            "record_from_the_future",
+            sign_record(NodeRecord { issued_at: NOW.after(hour), expires_at: NOW.after(hour * 2), ..record() }),
+        ),
         ("record_that_lives_too_long", sign_record(NodeRecord { expires_at: NOW.after(hour * 2), ..record() })),
         ("record_with_a_stolen_operator", {
             sign_record(NodeRecord { operator: Some(OperatorClaim::sign(&key(OPERATOR), &other_node)), ..record() })
@@ -515,7 +523,8 @@ fn the_wire_is_what_it_was() {
 
 #[test]
 fn the_broken_are_refused_for_the_reason_in_their_name() {
-    let code = |name: &str| today()[name]["error"]["code"].as_u64();
+    let today = today();
+    let code = |name: &str| today[name]["error"]["code"].as_u64();
     for (name, expected) in [
         ("broken_request_empty", Some(106)),
         ("broken_request_of_prove", Some(103)),
@@ -524,6 +533,7 @@ fn the_broken_are_refused_for_the_reason_in_their_name() {
         ("broken_request_of_version_two", Some(106)),
         ("broken_request_get_of_nothing", Some(101)),
         ("broken_request_get_beyond_the_shard", Some(101)),
+        ("broken_request_get_of_a_huge_shard", Some(102)),
         ("broken_request_stat_of_1025_roots", Some(102)),
         ("broken_request_stat_of_a_short_root", Some(101)),
         ("broken_reply_renewed_without_a_receipt", Some(101)),
