@@ -6,14 +6,13 @@ use dolmen_client::{
 };
 use dolmen_proto::ids::Timestamp;
 use dolmen_proto::limits::LEASE_WARNING;
-use dolmen_proto::size::ByteSize;
 use serde_json::json;
 
 use crate::arguments::{Cat, Command, Get, Ls, Nodes, OneLink, Put, Renew};
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::source::Source;
-use crate::terminal::{Terminal, local_time, rate};
+use crate::terminal::{Terminal, local_time, rate, size};
 
 /// Runs one of these commands.
 ///
@@ -60,7 +59,7 @@ async fn put(context: &Context, arguments: &Put) -> Result<Exit, Failure> {
     };
     let client = context.connect().await?;
     let report = client.put_anonymous(&arguments.paths, &options).await?;
-    drop(client);
+    client.shut_down().await;
     Ok(show_put(terminal, &report))
 }
 
@@ -76,9 +75,9 @@ fn show_put(terminal: Terminal, report: &PutReport) -> Exit {
     terminal.remark(&format!(
         "{} files, {} in {} segments, {} on the nodes, {}, kept until {}",
         report.files,
-        ByteSize::new(report.bytes),
+        size(report.bytes),
         report.segments,
-        ByteSize::new(report.stored_bytes),
+        size(report.stored_bytes),
         rate(report.mib_s),
         local_time(report.lease_until.as_unix_ms()),
     ));
@@ -102,7 +101,7 @@ async fn get(context: &Context, arguments: &Get) -> Result<Exit, Failure> {
     };
     let client = context.connect().await?;
     let report = client.get(&source.link, destination, &options).await?;
-    drop(client);
+    client.shut_down().await;
     Ok(show_get(terminal, &report))
 }
 
@@ -111,7 +110,7 @@ fn show_get(terminal: Terminal, report: &GetReport) -> Exit {
     terminal.remark(&format!(
         "{} files, {}, {}{}",
         report.files,
-        ByteSize::new(report.bytes),
+        size(report.bytes),
         rate(report.mib_s),
         if report.skipped > 0 { format!(", {} were there already", report.skipped) } else { String::new() },
     ));
@@ -132,7 +131,7 @@ async fn list(context: &Context, arguments: &Ls) -> Result<Exit, Failure> {
         terminal.result(&listed(&entry, arguments.long));
     }
     terminal.json(&json!({ "summary": { "entries": entries, "bytes": bytes } }));
-    drop(client);
+    client.shut_down().await;
     Ok(Exit::Ok)
 }
 
@@ -166,7 +165,7 @@ async fn cat(context: &Context, arguments: &Cat) -> Result<Exit, Failure> {
     };
     let client = context.connect().await?;
     let bytes = client.cat(&source.link, source.path.as_bytes(), range, Box::new(std::io::stdout())).await?;
-    drop(client);
+    client.shut_down().await;
     context.terminal().json(&json!({ "bytes": bytes }));
     Ok(Exit::Ok)
 }
@@ -176,7 +175,7 @@ async fn info(context: &Context, arguments: &OneLink) -> Result<Exit, Failure> {
     let source = Source::read(&arguments.source)?;
     let client = context.connect().await?;
     let report = client.info(&source.link).await?;
-    drop(client);
+    client.shut_down().await;
     show_info(terminal, &report);
     Ok(Exit::Ok)
 }
@@ -209,7 +208,7 @@ async fn renew(context: &Context, arguments: &Renew) -> Result<Exit, Failure> {
     let source = Source::read(&arguments.source)?;
     let client = context.connect().await?;
     let report = client.renew(&source.link, Some(now().after(arguments.lease))).await?;
-    drop(client);
+    client.shut_down().await;
     terminal.result(&format!(
         "{} of {} shards are kept until {}",
         report.renewed_shards,
@@ -225,7 +224,7 @@ async fn remove(context: &Context, arguments: &OneLink) -> Result<Exit, Failure>
     let source = Source::read(&arguments.source)?;
     let client = context.connect().await?;
     let report = client.remove(&source.link).await?;
-    drop(client);
+    client.shut_down().await;
     terminal.result(&format!("{} of {} shards were let go", report.removed_shards, report.shards));
     terminal.json(&report);
     Ok(Exit::Ok)
@@ -235,7 +234,7 @@ async fn nodes(context: &Context, arguments: &Nodes) -> Result<Exit, Failure> {
     let terminal = context.terminal();
     let client = context.connect().await?;
     let nodes = client.nodes(arguments.sample).await?;
-    drop(client);
+    client.shut_down().await;
     let dash = |text: &str| if text.is_empty() { "-".to_owned() } else { printable(text) };
     let rows = nodes
         .iter()
@@ -244,7 +243,7 @@ async fn nodes(context: &Context, arguments: &Nodes) -> Result<Exit, Failure> {
                 node.id.chars().take(16).collect(),
                 dash(&node.region),
                 dash(&node.operator.chars().take(16).collect::<String>()),
-                ByteSize::new(1_u64.checked_shl(node.free_class).unwrap_or(0)).to_string(),
+                size(1_u64.checked_shl(node.free_class).unwrap_or(0)),
                 printable(&node.version),
                 node.round_trip_ms.map_or_else(|| "no answer".to_owned(), |ms| format!("{ms:.1} ms")),
             ]

@@ -7,7 +7,6 @@ use std::process::Command;
 use dolmen_client::{Client, Destination, GetOptions, PutOptions};
 use dolmen_proto::limits::MIB;
 use dolmen_proto::policy::Policy;
-use dolmen_proto::size::ByteSize;
 use serde_json::json;
 
 use crate::arguments::Demo;
@@ -16,7 +15,7 @@ use crate::devnet;
 use crate::failure::{Exit, Failure};
 use crate::interrupted;
 use crate::node_process::LocalNetwork;
-use crate::terminal::rate;
+use crate::terminal::{rate, size};
 use crate::tree_compare;
 
 /// Folders with less than this are joined by the toolchain's files.
@@ -57,7 +56,7 @@ pub async fn run(context: &Context, arguments: &Demo) -> Result<Exit, Failure> {
 async fn tell(context: &Context, arguments: &Demo, folder: &Path, network: &mut LocalNetwork) -> Result<Exit, Failure> {
     let terminal = context.terminal();
     let sources = gather(context, arguments, folder)?;
-    terminal.story(&format!("1. starting {} node processes on loopback", network.len()));
+    terminal.story(&format!("1. starting {} node processes on loopback", network.count()));
     network.start().await?;
     devnet::wait_until_found(context, network).await?;
     terminal.story("   all found each other through Kademlia");
@@ -66,15 +65,15 @@ async fn tell(context: &Context, arguments: &Demo, folder: &Path, network: &mut 
     let paths: Vec<PathBuf> = sources.iter().map(|source| source.stored.clone()).collect();
     terminal.story("2. put: chunk, seal, erasure-code, place");
     let put = client.put_anonymous(&paths, &PutOptions::default()).await?;
-    drop(client);
-    let policy = Policy::auto(network.len())
+    client.shut_down().await;
+    let policy = Policy::auto(network.count())
         .map_err(|error| Failure::bug("no policy for the demo's network", error.to_string()))?;
     terminal.story(&format!(
         "   {} files, {} in {} segments coded {policy}, {} on the nodes, {}",
         put.files,
-        ByteSize::new(put.bytes),
+        size(put.bytes),
         put.segments,
-        ByteSize::new(put.stored_bytes),
+        size(put.stored_bytes),
         rate(put.mib_s)
     ));
     if !put.failed.is_empty() {
@@ -85,9 +84,9 @@ async fn tell(context: &Context, arguments: &Demo, folder: &Path, network: &mut 
 
     let survivable = u16::from(policy.n() - policy.k());
     let kill = arguments.kill.unwrap_or(arguments.nodes / 3).min(survivable);
-    terminal.story(&format!("3. killing {kill} of {} nodes with SIGKILL", network.len()));
+    terminal.story(&format!("3. killing {kill} of {} nodes with SIGKILL", network.count()));
     // Every so-manieth node: which of them dies makes no difference, and a rerun does the same.
-    let step = network.len() / usize::from(kill.max(1));
+    let step = network.count() / usize::from(kill.max(1));
     for number in 0..usize::from(kill) {
         network.kill(number * step).await?;
     }
@@ -96,11 +95,11 @@ async fn tell(context: &Context, arguments: &Demo, folder: &Path, network: &mut 
     let restored = folder.join("restored");
     let client = context.connect_to(&network.client_config()).await?;
     let got = client.get(&put.link, Destination::Path(restored.clone()), &GetOptions::default()).await?;
-    drop(client);
+    client.shut_down().await;
     terminal.story(&format!(
         "   {} files, {}, {}; {} segments needed parity",
         got.files,
-        ByteSize::new(got.bytes),
+        size(got.bytes),
         rate(got.mib_s),
         got.degraded_segments
     ));
@@ -118,19 +117,19 @@ async fn tell(context: &Context, arguments: &Demo, folder: &Path, network: &mut 
     terminal.table(
         &["nodes", "killed", "code", "files", "bytes", "stored", "put", "get", "verified"],
         vec![vec![
-            network.len().to_string(),
+            network.count().to_string(),
             kill.to_string(),
             policy.to_string(),
             put.files.to_string(),
-            ByteSize::new(put.bytes).to_string(),
-            ByteSize::new(put.stored_bytes).to_string(),
+            size(put.bytes),
+            size(put.stored_bytes),
             rate(put.mib_s),
             rate(got.mib_s),
             format!("{verified} of {}", put.files),
         ]],
     );
     terminal.json(&json!({
-        "nodes": network.len(), "k": policy.k(), "n": policy.n(), "files": put.files, "bytes": put.bytes,
+        "nodes": network.count(), "k": policy.k(), "n": policy.n(), "files": put.files, "bytes": put.bytes,
         "stored_bytes": put.stored_bytes, "put_mib_s": put.mib_s, "get_mib_s": got.mib_s, "killed": kill,
         "verified": differences.is_empty() && got.failed.is_empty() && put.failed.is_empty(),
         "verified_files": verified,
@@ -175,11 +174,11 @@ fn gather(context: &Context, arguments: &Demo, folder: &Path) -> Result<Vec<Demo
             target
         }
     };
-    let size = size_of(&chosen);
-    if size > ASK_ABOVE_BYTES && !arguments.yes {
-        ask(size)?;
+    let bytes = size_of(&chosen);
+    if bytes > ASK_ABOVE_BYTES && !arguments.yes {
+        ask(bytes)?;
     }
-    let fill = if size < FILL_BELOW_BYTES && !arguments.no_fill { toolchain() } else { None };
+    let fill = if bytes < FILL_BELOW_BYTES && !arguments.no_fill { toolchain() } else { None };
     let Some(toolchain) = fill else {
         return Ok(vec![DemoSource { compared: chosen.clone(), stored: chosen, restored_below: PathBuf::new() }]);
     };
@@ -188,9 +187,9 @@ fn gather(context: &Context, arguments: &Demo, folder: &Path) -> Result<Vec<Demo
     terminal.story(&format!(
         "0. {} has only {}: the Rust toolchain's {} joins with {}",
         chosen.display(),
-        ByteSize::new(size),
+        size(bytes),
         toolchain.display(),
-        ByteSize::new(added)
+        size(added)
     ));
     [chosen, target]
         .into_iter()
@@ -203,11 +202,11 @@ fn gather(context: &Context, arguments: &Demo, folder: &Path) -> Result<Vec<Demo
         .collect()
 }
 
-fn ask(size: u64) -> Result<(), Failure> {
+fn ask(bytes: u64) -> Result<(), Failure> {
     use std::io::{BufRead as _, IsTerminal as _};
     let refused = || {
         Failure::usage(
-            format!("this would store {} several times over in a temporary folder", ByteSize::new(size)),
+            format!("this would store {} several times over in a temporary folder", size(bytes)),
             "run it with --yes if that is meant",
         )
     };
@@ -216,7 +215,7 @@ fn ask(size: u64) -> Result<(), Failure> {
     }
     let _ = std::io::Write::write_all(
         &mut std::io::stderr(),
-        format!("Store {} several times over in a temporary folder? [y/N] ", ByteSize::new(size)).as_bytes(),
+        format!("Store {} several times over in a temporary folder? [y/N] ", size(bytes)).as_bytes(),
     );
     let mut answer = String::new();
     let read = std::io::stdin().lock().read_line(&mut answer);

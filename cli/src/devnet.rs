@@ -28,14 +28,14 @@ pub async fn run(context: &Context, arguments: &Devnet) -> Result<Exit, Failure>
 
 async fn serve(context: &Context, network: &mut LocalNetwork, arguments: &Devnet) -> Result<(), Failure> {
     let terminal = context.terminal();
-    terminal.story(&format!("starting {} nodes in {}", network.len(), arguments.dir.display()));
+    terminal.story(&format!("starting {} nodes in {}", network.count(), arguments.dir.display()));
     network.start().await?;
     wait_until_found(context, network).await?;
     terminal.story(&format!("use it with: export DOLMEN_CONFIG={}", network.client_config().display()));
     terminal.result("ready");
     terminal.json(&serde_json::json!({
         "ready": true,
-        "nodes": network.len(),
+        "nodes": network.count(),
         "config": network.client_config().to_string_lossy(),
     }));
     loop {
@@ -55,16 +55,16 @@ pub async fn wait_until_found(context: &Context, network: &LocalNetwork) -> Resu
     let deadline = tokio::time::Instant::now() + DISCOVERY_DEADLINE;
     loop {
         let client = context.connect_to(&network.client_config()).await?;
-        let found = client.nodes(network.len()).await.map(|nodes| nodes.len()).unwrap_or(0);
-        drop(client);
-        if found >= network.len() {
+        let found = client.nodes(network.count()).await.map(|nodes| nodes.len()).unwrap_or(0);
+        client.shut_down().await;
+        if found >= network.count() {
             return Ok(());
         }
         if tokio::time::Instant::now() > deadline {
             return Err(Failure::new(
                 Exit::NotNow,
                 "the nodes do not find each other",
-                format!("{found} of {} after {} s", network.len(), DISCOVERY_DEADLINE.as_secs()),
+                format!("{found} of {} after {} s", network.count(), DISCOVERY_DEADLINE.as_secs()),
                 "read the node.log files, or start with fewer nodes",
             ));
         }

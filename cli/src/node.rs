@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use dolmen_proto::size::ByteSize;
 use dolmen_storage_node::config::{ConfigError, InitOptions, NodeConfig};
 use dolmen_storage_node::folders::{self, FolderError};
 use dolmen_storage_node::node::{self, NodeError};
@@ -13,7 +12,7 @@ use crate::arguments::{Disk, Node as Arguments, NodeInit, NodeRun};
 use crate::context::Context;
 use crate::data::now;
 use crate::failure::{Exit, Failure};
-use crate::terminal::{Terminal, local_time};
+use crate::terminal::{Terminal, local_time, size};
 
 /// Runs one of these commands.
 ///
@@ -153,7 +152,6 @@ fn show_status(context: &Context) -> Result<Exit, Failure> {
     let row = |name: &str, value: String| vec![name.to_owned(), value];
     let phase =
         serde_json::to_value(status.phase).ok().and_then(|phase| phase.as_str().map(str::to_owned)).unwrap_or_default();
-    let size = |bytes| ByteSize::new(bytes).to_string();
     terminal.table(
         &[],
         vec![
@@ -205,7 +203,6 @@ fn show_disks(terminal: Terminal, disks: &[DiskStatus]) {
                 DiskState::Failed => "failed",
                 DiskState::ReadOnly => "read only",
             };
-            let size = |bytes| ByteSize::new(bytes).to_string();
             vec![
                 disk.path.display().to_string(),
                 state.to_owned(),

@@ -97,7 +97,7 @@ impl LocalNetwork {
 
     /// How many nodes it has, dead ones too.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.nodes.len()
     }
 

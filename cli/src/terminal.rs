@@ -145,6 +145,12 @@ pub fn local_time(unix_ms: u64) -> String {
     )
 }
 
+/// A size as people read it, rounded: `53.8 GB`. Exact numbers are for `--json`.
+#[must_use]
+pub fn size(bytes: u64) -> String {
+    indicatif::DecimalBytes(bytes).to_string()
+}
+
 /// Mebibytes a second with one decimal.
 #[must_use]
 pub fn rate(mib_s: f64) -> String {
