@@ -4,7 +4,7 @@
 //! measures them or talks to them, and never weakens a policy: too few nodes is an error.
 //!
 //! Hard rules: one shard of a segment a node, allowed regions only. Soft rules, in this order: no operator, no
-//! subnet (/24 or /48) and no region holds more than [`Policy::domain_cap`] shards; where that cannot be met the
+//! subnet (/24 or /48) and no region holds more than [`crate::policy::Policy::domain_cap`] shards; where that cannot be met the
 //! spread is as even as can be and the plan carries a [`Warning`]. Otherwise nodes are drawn at random by weight.
 
 mod choose;

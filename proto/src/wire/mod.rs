@@ -8,6 +8,7 @@ pub mod error;
 mod field;
 pub mod frame;
 pub mod lease;
+pub mod receipt;
 pub mod record;
 pub mod reply;
 pub mod request;
@@ -16,7 +17,8 @@ pub mod signed;
 mod tests;
 
 pub use error::{ErrorCode, WireError, WireFault};
-pub use lease::{DeleteBody, GrantRights, LeaseTerms, ListBody, Receipt, RenewBody, RenewReceipt, StewardGrant};
+pub use lease::{DeleteBody, GrantRights, LeaseTerms, ListBody, RenewBody, StewardGrant};
+pub use receipt::{Receipt, RenewReceipt};
 pub use record::{Accepting, NodeRecord, OperatorClaim, Successor};
 pub use reply::{DescribeReply, GetReply, LeaseItem, ListReply, PutHeadReply, RenewReply, Reply, ShardStatus};
 pub use request::{

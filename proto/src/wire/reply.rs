@@ -1,13 +1,13 @@
 //! What a node answers.
 //!
 //! Decides the shape and the bounds of answers. Never decides whether an answer is true: receipts are checked in
-//! [`super::lease`], bytes against their root, heads by [`crate::head`].
+//! [`super::receipt`], bytes against their root, heads by [`crate::head`].
 
 use bytes::Bytes;
 
 use super::error::{ErrorCode, WireError};
 use super::field;
-use super::lease::{Receipt, RenewReceipt};
+use super::receipt::{Receipt, RenewReceipt};
 use super::record::{Accepting, NodeRecord};
 use super::signed::Signed;
 use crate::ids::{ShardRoot, Timestamp};
