@@ -247,7 +247,7 @@ impl Nodes {
             count_bytes: count.into(),
             proof: true,
         };
-        let most = request.reply_payload_max_bytes();
+        let most = request.reply_payload_bytes();
         let mut answer = self.get(node, request).await?;
         let mut slice = Vec::new();
         while let Some(bytes) = answer.body.next().await? {
