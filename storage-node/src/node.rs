@@ -164,6 +164,8 @@ impl Node {
         if timeout(TASKS_DEADLINE, ended).await.is_err() {
             tracing::warn!("background tasks do not end and are dropped");
         }
+        // Also waits until those are gone: they hold the data folders' locks.
+        self.tasks.shutdown().await;
         // Taken before the store is closed and knows nothing any more, written after.
         let stopped = self.background.status(Phase::Stopped).await;
         let store = self.background.service.store().clone();
@@ -281,3 +283,6 @@ async fn announced_control(config: &NodeConfig, data: SocketAddr) -> Vec<libp2p:
 fn listening_socket(directory: &Directory) -> Option<SocketAddr> {
     directory.listen_addresses().iter().find_map(dolmen_net::directory::socket_address_of)
 }
+
+#[cfg(test)]
+mod tests;

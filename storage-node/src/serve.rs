@@ -127,8 +127,11 @@ impl<D: Disk> Inner<D> {
         let from = Subnet::of(peer.address.ip());
         match request {
             Request::Put(put) => {
-                let answer = self.put(service, put, from, payload).await;
-                replier.reply(answer.unwrap_or_else(Reply::Error)).await
+                let answer = self.put(service, put, from, payload).await.unwrap_or_else(Reply::Error);
+                if let Reply::Error(error) = &answer {
+                    tracing::debug!(peer = %peer.id.short(), %error, "refused a shard");
+                }
+                replier.reply(answer).await
             }
             Request::Get(get) => self.get(service, get, replier).await,
             // Touches no disk, so a node whose disks hang still says what it is.

@@ -102,7 +102,11 @@ impl<D: Disk> Background<D> {
         let mut published: Option<Instant> = None;
         loop {
             let (data, control) = self.sockets;
-            let addresses = announce::addresses(self.config.announce.as_ref(), data, control).await;
+            let mut stop = self.stop.clone();
+            let addresses = tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => return,
+                addresses = announce::addresses(self.config.announce.as_ref(), data, control) => addresses,
+            };
             let moved = self.addresses.send_if_modified(|known| {
                 let moved = *known != addresses;
                 *known = addresses.clone();
@@ -155,7 +159,11 @@ impl<D: Disk> Background<D> {
                 }
             } else if asked.is_none_or(|at| at.elapsed() >= PEERS_EVERY) {
                 asked = Some(Instant::now());
-                let peers = self.ask_peers_for_the_time().await;
+                let mut stop = self.stop.clone();
+                let peers = tokio::select! {
+                    _ = stop.wait_for(|stop| *stop) => return,
+                    peers = self.ask_peers_for_the_time() => peers,
+                };
                 let judged = self.service.clock().hear_peers(wall_clock(), &peers);
                 tracing::warn!(?judged, peers = peers.len(), "the clock jumped; nothing expires while it is in doubt");
             }

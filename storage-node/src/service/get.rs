@@ -51,7 +51,7 @@ impl<D: Disk> Service<D> {
     /// # Errors
     /// What the peer is told: not held, damaged, another length, a disk that failed.
     pub fn begin_get(&self, request: &GetRequest) -> Result<GetPlan, WireError> {
-        let Some(shard) = self.store.lookup(&request.root).map_err(|error| wire_error(&error))? else {
+        let Some(shard) = self.store.summary(&request.root).map_err(|error| wire_error(&error))? else {
             return Err(WireError::new(self.miss(), "the shard is not on the disks in use"));
         };
         if shard.state == ShardState::Damaged {

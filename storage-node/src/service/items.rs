@@ -37,12 +37,9 @@ impl<D: Disk> Service<D> {
     /// Whether shards are held, and until when. Anybody may ask.
     pub(super) fn stat(&self, roots: &[ShardRoot]) -> Reply {
         let miss = self.miss();
-        let status = |root| match self.store.lookup(root) {
+        let status = |root| match self.store.summary(root) {
             Ok(Some(shard)) if shard.state == ShardState::Damaged => Err(ErrorCode::Damaged),
-            Ok(Some(shard)) => Ok(ShardStatus {
-                length_bytes: shard.length_bytes.into(),
-                until: shard.leases.iter().map(|lease| lease.until).max().unwrap_or_default(),
-            }),
+            Ok(Some(shard)) => Ok(ShardStatus { length_bytes: shard.length_bytes.into(), until: shard.until }),
             Ok(None) => Err(miss),
             Err(error) => Err(code_of(&error)),
         };

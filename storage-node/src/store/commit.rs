@@ -105,7 +105,10 @@ impl CommitQueue {
     /// The first ticket of a batch makes the sync that covers all that were written before it began.
     fn run(receiver: &Receiver<(Ticket, Done)>) {
         while let Ok((ticket, done)) = receiver.recv() {
-            done(ticket.wait());
+            let result = ticket.wait();
+            // The ticket holds the folder and its lock: whoever hears of the last commit may open the folder again.
+            drop(ticket);
+            done(result);
         }
     }
 

@@ -208,6 +208,26 @@ impl<D: Disk> Store<D> {
         Ok(state.filter(|_| !leases.is_empty()).map(|state| ShardInfo { length_bytes, state, leases }))
     }
 
+    /// As [`Store::lookup`] without the leases' terms: from the index alone, for reads and inventories.
+    ///
+    /// # Errors
+    /// `Index`.
+    pub fn summary(&self, root: &ShardRoot) -> Result<Option<ShardSummary>, StoreError> {
+        let (mut length_bytes, mut state, mut until) = (0, None, None);
+        for folder in self.readable() {
+            let Some(entry) = known(folder, root)? else { continue };
+            length_bytes = length_bytes.max(entry.shard_bytes());
+            if entry.kind == Kind::Shard {
+                state = Some(ShardState::Held);
+            } else if state.is_none() {
+                state = Some(ShardState::Damaged);
+            }
+            let leases = folder.catalogue.leases(root).map_err(|reason| folder.index_error(reason))?;
+            until = until.max(leases.iter().map(|(_, _, lease)| Timestamp::from_unix_ms(lease.value)).max());
+        }
+        Ok(state.zip(until).map(|(state, until)| ShardSummary { length_bytes, state, until }))
+    }
+
     /// Adds or replaces the lease of one account on a shard that is held.
     ///
     /// # Errors

@@ -116,6 +116,17 @@ pub struct ShardInfo {
     pub leases: Vec<LeaseRecord>,
 }
 
+/// A shard as those see it who care for no lease in particular.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShardSummary {
+    /// Length in bytes.
+    pub length_bytes: u32,
+    /// Whether it can be read.
+    pub state: ShardState,
+    /// When the last lease on it ends.
+    pub until: Timestamp,
+}
+
 /// A lease as a listing shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeaseSummary {

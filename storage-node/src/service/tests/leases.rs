@@ -74,6 +74,11 @@ fn two_leases_on_one_root_stay_until_both_are_gone() {
     bench.put(&one.put(&bench, &bytes), &bytes).expect("held");
     assert!(!bench.wants_payload(&two.put_until(&bench, &bytes, START.after(DAY * 20))));
     assert_eq!(bench.service.ledger_usage().open_bytes, 2 * charged_bytes(20_000), "each payer is charged");
+    let (store, root) = (bench.service.store(), root_of(&bytes));
+    let (summary, whole) = (store.summary(&root).expect("an index"), store.lookup(&root).expect("a disk"));
+    let (summary, whole) = (summary.expect("known"), whole.expect("known"));
+    assert_eq!((summary.length_bytes, summary.state), (whole.length_bytes, whole.state));
+    assert_eq!(Some(summary.until), whole.leases.iter().map(|lease| lease.until).max());
     assert_eq!(deleted(bench.answer(one.delete_request(&bench, &[root_of(&bytes)]))), [Ok(())]);
     assert_eq!(bench.stat(root_of(&bytes)), Ok(START.after(DAY * 20)));
     assert_eq!(bench.whole(&bytes).expect("there"), bytes);
