@@ -4,6 +4,8 @@
 //! All rules of format, placement and sessions are `dolmen-proto`'s, all sockets `dolmen-net`'s; here are the
 //! pipelines that own threads, files and the memory bound. Nothing here prints, and nothing here trusts a node.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::cast_possible_truncation))]
+
 pub mod config;
 pub mod error;
 pub mod options;
@@ -22,6 +24,8 @@ mod network;
 mod put;
 mod read;
 mod state;
+#[cfg(test)]
+mod tests;
 
 pub use client::Client;
 pub use config::{ClientConfig, ConfigError, PolicyChoice};

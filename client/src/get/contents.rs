@@ -73,10 +73,10 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// The tally, or the failure of the whole when nothing at all could be restored.
+    /// The tally, or the failure of the whole when no contents at all could be restored.
     pub(crate) fn outcome(self) -> Result<Self, ClientError> {
         match &self.first_failure {
-            Some(failure) if self.files == 0 => Err(failure.clone()),
+            Some(failure) if self.bytes == 0 => Err(failure.clone()),
             _ => Ok(self),
         }
     }

@@ -18,7 +18,7 @@ use self::target::{Attributes, Existing, Target};
 use crate::error::{ClientError, ErrorKind};
 use crate::options::{Destination, GetOptions};
 use crate::progress::{Progress, ProgressEvent, Stage};
-use crate::read::{Dataset, Folder};
+use crate::read::{Dataset, Folder, SINGLE_EXTENSION};
 use crate::report::{FailedFile, GetReport, mib_per_second};
 
 pub(crate) use stream::write_file;
@@ -36,7 +36,15 @@ pub(crate) async fn get(
     let start = Instant::now();
     let entry = dataset.entry(&options.path).await?;
     let root = match entry {
-        None => Selected::Folder(dataset.snapshot().await?.root),
+        None => {
+            let snapshot = dataset.snapshot().await?;
+            match snapshot.extensions.get(SINGLE_EXTENSION) {
+                Some(_) => {
+                    single_entry(dataset, &snapshot.root).await?.map_or(Selected::Folder(snapshot.root), Selected::One)
+                }
+                None => Selected::Folder(snapshot.root),
+            }
+        }
         Some(Entry { kind: EntryKind::Folder(folder), .. }) => Selected::Folder(folder),
         Some(entry) => Selected::One(entry),
     };
@@ -53,17 +61,14 @@ pub(crate) async fn get(
     let mut restore = Restore::open(dataset, &path, options, progress, &root).await?;
     progress.stage(Stage::Downloading);
     match root {
-        Selected::Folder(folder) => {
-            // A snapshot of a single file goes where `cp` would put that file.
-            match restore.single.take() {
-                Some((entry, name)) => restore.entries(b"", vec![renamed(*entry, &name)?]).await?,
-                None => restore.tree(folder).await?,
-            }
+        Selected::Folder(folder) => restore.tree(folder).await?,
+        Selected::One(entry) => {
+            let entry = match restore.name.take() {
+                Some(name) => renamed(entry, &name)?,
+                None => entry,
+            };
+            restore.entries(b"", vec![entry]).await?;
         }
-        Selected::One(entry) => match restore.single.take() {
-            Some((_, name)) => restore.entries(b"", vec![renamed(entry, &name)?]).await?,
-            None => restore.entries(b"", vec![entry]).await?,
-        },
     }
     let tally = restore.finish().await?;
     Ok(report(dataset, tally, start))
@@ -139,8 +144,8 @@ struct Restore<'a> {
     tally: Tally,
     /// Folders to be given their modes and times at the end, parents first.
     folders: Vec<(Vec<u8>, Attributes)>,
-    /// The one entry that is restored under this name.
-    single: Option<(Box<Entry>, Vec<u8>)>,
+    /// The name that a single entry gets.
+    name: Option<Vec<u8>>,
 }
 
 impl<'a> Restore<'a> {
@@ -151,20 +156,17 @@ impl<'a> Restore<'a> {
         progress: &'a Progress,
         selected: &Selected,
     ) -> Result<Restore<'a>, ClientError> {
-        let one = match selected {
-            Selected::One(entry) => Some(entry.clone()),
-            Selected::Folder(folder) => single_entry(dataset, folder).await?,
+        let (files, bytes) = match selected {
+            Selected::Folder(folder) => (folder.totals.files, folder.totals.bytes),
+            Selected::One(Entry { kind: EntryKind::File(file), .. }) => (1, file.size_bytes),
+            Selected::One(_) => (0, 0),
         };
-        let (files, bytes) = match (selected, &one) {
-            (Selected::Folder(folder), _) => (folder.totals.files, folder.totals.bytes),
-            (Selected::One(_), Some(Entry { kind: EntryKind::File(file), .. })) => (1, file.size_bytes),
-            (Selected::One(_), _) => (0, 0),
-        };
+        let single = matches!(selected, Selected::One(_));
         progress.event(ProgressEvent::Total { files, bytes });
         let (path, overwrite) = (path.to_path_buf(), options.overwrite);
-        let (target, single) = blocking(move || {
-            let (folder, single) = place(path, one);
-            Target::open(&folder, overwrite).map(|target| (Arc::new(target), single))
+        let (target, name) = blocking(move || {
+            let (folder, name) = place(path, single);
+            Target::open(&folder, overwrite).map(|target| (Arc::new(target), name))
         })
         .await??;
         Ok(Restore {
@@ -175,7 +177,7 @@ impl<'a> Restore<'a> {
             window: Window::default(),
             tally: Tally::default(),
             folders: Vec::new(),
-            single,
+            name,
         })
     }
 
@@ -202,9 +204,7 @@ impl<'a> Restore<'a> {
             let made = self.make_folders(&path, below).await?;
             // The last one pushed is read next: the first in the order of names.
             for (path, folder) in made.into_iter().rev() {
-                if stack.len() < dolmen_proto::limits::FOLDER_DEPTH_MAX * 4096 {
-                    stack.push(Open { reading: self.dataset.folder(&folder), path });
-                }
+                stack.push(Open { reading: self.dataset.folder(&folder), path });
             }
         }
         Ok(())
@@ -354,17 +354,16 @@ fn join(folder: &[u8], name: &[u8]) -> Vec<u8> {
     if folder.is_empty() { name.to_vec() } else { [folder, b"/", name].concat() }
 }
 
-/// The folder to restore into, and the one entry with the name that it gets: `cp`'s rule.
-#[allow(clippy::type_complexity)]
-fn place(path: PathBuf, one: Option<Entry>) -> (PathBuf, Option<(Box<Entry>, Vec<u8>)>) {
+/// The folder to restore into, and the name that a single entry gets there: `cp`'s rule.
+fn place(path: PathBuf, single: bool) -> (PathBuf, Option<Vec<u8>>) {
     use std::os::unix::ffi::OsStrExt;
     let is_folder = path.is_dir() || path.as_os_str().as_bytes().ends_with(b"/");
-    match (one, path.file_name()) {
-        (Some(entry), Some(name)) if !is_folder => {
+    match path.file_name() {
+        Some(name) if single && !is_folder => {
             let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            (parent.to_path_buf(), Some((Box::new(entry), name.as_bytes().to_vec())))
+            (parent.to_path_buf(), Some(name.as_bytes().to_vec()))
         }
-        (_, _) => (path, None),
+        _ => (path, None),
     }
 }
 

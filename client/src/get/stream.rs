@@ -19,7 +19,7 @@ use crate::read::{Dataset, SegmentData};
 const RUNS_AHEAD: usize = 3;
 /// Chunks of one run.
 const RUN_CHUNKS_MAX: usize = 256;
-const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
 /// A part of the stream that is fetched at once.
 enum Run {

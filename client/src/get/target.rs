@@ -14,10 +14,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, Timespec, Timestamps, mkdirat, openat, readlinkat,
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, mkdirat, openat, readlinkat,
     renameat, renameat_with, statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
@@ -109,7 +109,7 @@ impl Target {
 
     fn note_made(&self, fd: impl AsFd) -> io::Result<bool> {
         let stat = rustix::fs::fstat(fd)?;
-        Ok(self.made.lock().unwrap_or_else(PoisonError::into_inner).insert((stat.st_dev, stat.st_ino)))
+        Ok(self.made().insert((stat.st_dev, stat.st_ino)))
     }
 
     /// The folder at a path below the root, components separated by slashes; no component may be a symbolic link.
@@ -178,7 +178,7 @@ impl Target {
             Err(Errno::NOENT) => return Ok(Existing::Nothing),
             Err(error) => return Err(error.into()),
         };
-        let ours = self.made.lock().unwrap_or_else(PoisonError::into_inner).contains(&(stat.st_dev, stat.st_ino));
+        let ours = self.made().contains(&(stat.st_dev, stat.st_ino));
         let time = times(attributes.mtime_ns).last_modification;
         #[expect(clippy::useless_conversion, reason = "the width of these fields differs between systems")]
         let same = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
@@ -237,9 +237,9 @@ impl Target {
             handle.set_len(size)?;
             rustix::fs::fchmod(&handle, Mode::from_raw_mode(attributes.mode & MODE_RESTORED))?;
             rustix::fs::futimens(&handle, &times(attributes.mtime_ns))?;
-            self.note_made(&handle)?;
+            let made = rustix::fs::fstat(&handle)?;
             drop(handle);
-            self.move_in(&file.0, folder, name)
+            self.move_in(&file.0, made, folder, name)
         };
         finish().inspect_err(|_| self.discard(file))
     }
@@ -250,7 +250,22 @@ impl Target {
         let _ = unlinkat(&self.temporary, &file.0, AtFlags::empty());
     }
 
-    fn move_in(&self, from: &CString, folder: &[u8], name: &[u8]) -> io::Result<()> {
+    /// Moves what has a temporary name to its place. It counts as made before it is there, so that two of one name
+    /// that arrive together are told apart from something older; and no more once it is discarded, since file
+    /// systems give its number to the next.
+    fn move_in(&self, from: &CString, made: Stat, folder: &[u8], name: &[u8]) -> io::Result<()> {
+        let number = (made.st_dev, made.st_ino);
+        self.made().insert(number);
+        self.rename(from, folder, name).inspect_err(|_| {
+            self.made().remove(&number);
+        })
+    }
+
+    fn made(&self) -> MutexGuard<'_, HashSet<(u64, u64)>> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn rename(&self, from: &CString, folder: &[u8], name: &[u8]) -> io::Result<()> {
         let folder = self.folder(folder)?;
         match renameat_with(&self.temporary, from, &*folder, name, RenameFlags::NOREPLACE) {
             Ok(()) => return Ok(()),
@@ -268,7 +283,7 @@ impl Target {
             return Err(refused("something else of its name exists, and replacing was not asked for"));
         }
         let stat = statat(&*folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        if self.made.lock().unwrap_or_else(PoisonError::into_inner).contains(&(stat.st_dev, stat.st_ino)) {
+        if self.made().contains(&(stat.st_dev, stat.st_ino)) {
             return Err(refused("another entry of the snapshot has this name here"));
         }
         match FileType::from_raw_mode(stat.st_mode) {
@@ -292,9 +307,8 @@ impl Target {
         symlinkat(to, &self.temporary, &temporary.0)?;
         let link = utimensat(&self.temporary, &temporary.0, &times(mtime_ns), AtFlags::SYMLINK_NOFOLLOW);
         let placed = link.map_err(io::Error::from).and_then(|()| {
-            let stat = statat(&self.temporary, &temporary.0, AtFlags::SYMLINK_NOFOLLOW)?;
-            self.made.lock().unwrap_or_else(PoisonError::into_inner).insert((stat.st_dev, stat.st_ino));
-            self.move_in(&temporary.0, folder, name)
+            let made = statat(&self.temporary, &temporary.0, AtFlags::SYMLINK_NOFOLLOW)?;
+            self.move_in(&temporary.0, made, folder, name)
         });
         placed.inspect_err(|_| self.discard(&temporary))
     }
@@ -365,7 +379,10 @@ mod tests {
         target.make_folder(b"", b"a").unwrap();
         target.make_folder(b"a", b"b").unwrap();
         put(&target, b"a/b", b"f", b"hello").unwrap();
-        assert_eq!(target.existing(b"a/b", b"f", 5, ATTRIBUTES).unwrap(), Existing::Same);
+        assert_eq!(target.existing(b"a/b", b"f", 5, ATTRIBUTES).unwrap(), Existing::Other, "this restore made it");
+        let later = Target::open(&base, false).unwrap();
+        assert_eq!(later.existing(b"a/b", b"f", 5, ATTRIBUTES).unwrap(), Existing::Same);
+        drop(later);
         assert_eq!(target.existing(b"a/b", b"f", 6, ATTRIBUTES).unwrap(), Existing::Other);
         assert_eq!(target.existing(b"a/b", b"g", 6, ATTRIBUTES).unwrap(), Existing::Nothing);
         target.finish_folder(b"a/b", Attributes { mode: 0o700, mtime_ns: -1 }).unwrap();

@@ -1,1 +1,320 @@
+//! A network in memory for tests, with nodes that are honest, dead, slow, lying, full or out of time.
 
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use dolmen_net::NodeAddress;
+use dolmen_proto::attempt::Fault;
+use dolmen_proto::head::Head;
+use dolmen_proto::ids::{AccountId, NodeId, Point, ShardRoot, Timestamp};
+use dolmen_proto::placement::kad_distance;
+use dolmen_proto::root::{RootHasher, SliceError, encode_slice, root_of};
+use dolmen_proto::wire::{
+    Accepting, DescribeReply, ErrorCode, GetReply, NodeRecord, PutHeadReply, Receipt, RenewReceipt, RenewReply, Reply,
+    Request, ShardStatus, Signed, WireError,
+};
+use ed25519_dalek::SigningKey;
+use futures::future::{BoxFuture, FutureExt};
+
+use super::{Answer, Body, CallFault, Network};
+
+/// How a node behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Manner {
+    Honest,
+    /// Never answers.
+    Dead,
+    /// Answers after so many milliseconds.
+    Slow(u64),
+    /// Flips a bit of whatever it is asked for, proofs included.
+    Lying,
+    /// Takes shards, and has none of them when asked.
+    Forgetful,
+    /// Takes no new shards.
+    Full,
+    /// Signs receipts for something else.
+    FalseReceipts,
+    /// Its clock is a day ahead.
+    Fast,
+}
+
+struct Lease {
+    account: AccountId,
+    renew_key: [u8; 32],
+    delete_key: [u8; 32],
+    until: Timestamp,
+}
+
+struct Node {
+    key: SigningKey,
+    manner: Manner,
+    shards: HashMap<ShardRoot, (Bytes, Lease)>,
+    heads: HashMap<Point, Bytes>,
+}
+
+/// The network; times are the system's.
+pub(crate) struct Memory {
+    nodes: Mutex<BTreeMap<NodeId, Node>>,
+    /// Shards taken, repeated ones included.
+    pub(crate) puts: AtomicU64,
+    /// Payload bytes of gets.
+    pub(crate) got_bytes: AtomicU64,
+    pub(crate) changed: tokio::sync::watch::Sender<u64>,
+}
+
+impl Memory {
+    pub(crate) fn new(count: u8) -> Arc<Self> {
+        let nodes = (0..count).map(|number| {
+            let key = SigningKey::from_bytes(&[number + 1; 32]);
+            let node = Node { key, manner: Manner::Honest, shards: HashMap::new(), heads: HashMap::new() };
+            (NodeId::new(node.key.verifying_key().to_bytes()), node)
+        });
+        Arc::new(Self {
+            nodes: Mutex::new(nodes.collect()),
+            puts: AtomicU64::new(0),
+            got_bytes: AtomicU64::new(0),
+            changed: tokio::sync::watch::Sender::new(0),
+        })
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, BTreeMap<NodeId, Node>> {
+        self.nodes.lock().unwrap()
+    }
+
+    /// Makes the first so many nodes behave like this.
+    pub(crate) fn behave(&self, count: usize, manner: Manner) {
+        for node in self.nodes().values_mut().take(count) {
+            node.manner = manner;
+        }
+    }
+
+    /// Makes every node behave like this.
+    pub(crate) fn all_behave(&self, manner: Manner) {
+        self.behave(usize::MAX, manner);
+    }
+
+    /// Shards held in all.
+    pub(crate) fn held(&self) -> usize {
+        self.nodes().values().map(|node| node.shards.len()).sum()
+    }
+
+    /// The earliest end of any lease.
+    pub(crate) fn earliest_end(&self) -> Option<Timestamp> {
+        self.nodes().values().flat_map(|node| node.shards.values().map(|(_, lease)| lease.until)).min()
+    }
+
+    fn record(id: NodeId, node: &Node, now: Timestamp) -> NodeRecord {
+        let _ = node;
+        NodeRecord {
+            node: id,
+            sequence: 1,
+            control_addresses: Vec::new(),
+            data_addresses: vec![SocketAddr::from(([127, 0, 0, 1], 1))],
+            operator: None,
+            region: None,
+            accepting: Accepting::All,
+            free_class: 40,
+            protocol_min: 1,
+            protocol_max: 1,
+            software: "memory/0".to_owned(),
+            issued_at: now,
+            expires_at: now.after(Duration::from_secs(600)),
+            successor: None,
+        }
+    }
+
+    fn answer(&self, id: NodeId, request: &Request, payload: &[Bytes]) -> Result<Answer, CallFault> {
+        let unreachable = || CallFault::new(Fault::Unreachable, "nobody there");
+        let refused = |error: &WireError| CallFault::new(Fault::from(error), error);
+        let mut nodes = self.nodes();
+        let node = nodes.get_mut(&id).ok_or_else(unreachable)?;
+        let now = match node.manner {
+            Manner::Dead => return Err(unreachable()),
+            Manner::Fast => self.now().after(Duration::from_secs(86_400)),
+            _ => self.now(),
+        };
+        let mut body = VecDeque::new();
+        let reply = match request {
+            Request::Describe => Reply::Describe(Box::new(DescribeReply {
+                protocol_min: 1,
+                protocol_max: 1,
+                software: "memory/0".to_owned(),
+                suites: vec![1],
+                now,
+                shard_max_bytes: 1 << 25,
+                lease_max_ms: u64::MAX,
+                free_class: 40,
+                accepting: Accepting::All,
+                record: None,
+            })),
+            Request::Put(put) => {
+                let terms = put.verify(&id, now).map_err(|error| refused(&error))?;
+                if node.manner == Manner::Full {
+                    return Err(refused(&WireError::new(ErrorCode::DiskFull, "full")));
+                }
+                let bytes = Bytes::from(payload.concat());
+                if root_of(&bytes) != terms.root || bytes.len() as u64 != terms.length_bytes {
+                    return Err(refused(&WireError::malformed("the shard is not its root's")));
+                }
+                let lease = Lease {
+                    account: terms.account,
+                    renew_key: terms.renew_key,
+                    delete_key: terms.delete_key,
+                    until: terms.until,
+                };
+                let mut receipt = Receipt::for_terms(terms, now);
+                if node.manner == Manner::FalseReceipts {
+                    receipt.root = ShardRoot::new([0; 32]);
+                }
+                node.shards.insert(terms.root, (bytes, lease));
+                let puts = self.puts.fetch_add(1, Ordering::SeqCst) + 1;
+                self.changed.send_replace(puts);
+                Reply::Put(Box::new(Signed::sign(receipt, &node.key)))
+            }
+            Request::Get(get) => {
+                let held = node.shards.get(&get.root).filter(|_| node.manner != Manner::Forgetful);
+                let (bytes, _) = held.ok_or_else(|| refused(&WireError::new(ErrorCode::NotHeld, "not held")))?;
+                let (offset, count) = (get.offset_bytes as usize, get.count_bytes as usize);
+                let mut payload = if get.proof {
+                    let mut hasher = RootHasher::new();
+                    hasher.update(bytes);
+                    let (_, outboard) = hasher.finish();
+                    let read = |at: u32, to: &mut [u8]| {
+                        to.copy_from_slice(&bytes[at as usize..at as usize + to.len()]);
+                        Ok::<_, SliceError>(())
+                    };
+                    encode_slice(bytes.len() as u32, offset as u32, count as u32, &outboard, read).unwrap()
+                } else {
+                    bytes[offset..offset + count].to_vec()
+                };
+                if node.manner == Manner::Lying {
+                    let middle = payload.len() / 2;
+                    payload[middle] ^= 1;
+                }
+                self.got_bytes.fetch_add(payload.len() as u64, Ordering::SeqCst);
+                let reply = GetReply { length_bytes: bytes.len() as u64, payload_bytes: payload.len() as u64 };
+                body.extend(payload.chunks(100_000).map(Bytes::copy_from_slice));
+                Reply::Get(reply)
+            }
+            Request::Stat(roots) => Reply::Stat(
+                roots
+                    .iter()
+                    .map(|root| match node.shards.get(root).filter(|_| node.manner != Manner::Forgetful) {
+                        Some((bytes, lease)) => {
+                            Ok(ShardStatus { length_bytes: bytes.len() as u64, until: lease.until })
+                        }
+                        None => Err(ErrorCode::NotHeld),
+                    })
+                    .collect(),
+            ),
+            Request::Renew(renew) => {
+                let asked = renew.verify(&id, now).map_err(|error| refused(&error))?.clone();
+                let mut codes = Vec::new();
+                let mut shards = Vec::new();
+                for root in &asked.roots {
+                    match node.shards.get_mut(root) {
+                        Some((bytes, lease)) if lease.account == asked.account && lease.renew_key == asked.signer => {
+                            lease.until = lease.until.max(asked.until);
+                            shards.push((*root, bytes.len() as u64));
+                            codes.push(Ok(()));
+                        }
+                        _ => codes.push(Err(ErrorCode::NotHeld)),
+                    }
+                }
+                let receipt =
+                    RenewReceipt { node: id, account: asked.account, until: asked.until, issued_at: now, shards };
+                let receipt = (!receipt.shards.is_empty()).then(|| Signed::sign(receipt, &node.key));
+                Reply::Renew(Box::new(RenewReply { codes, receipt }))
+            }
+            Request::Delete(delete) => {
+                let asked = delete.verify(&id, now).map_err(|error| refused(&error))?.clone();
+                let codes = asked.roots.iter().map(|root| match node.shards.get(root) {
+                    Some((_, lease)) if lease.account == asked.account && lease.delete_key == asked.signer => {
+                        node.shards.remove(root);
+                        Ok(())
+                    }
+                    Some(_) => Err(ErrorCode::Unauthorised),
+                    None => Ok(()),
+                });
+                Reply::Delete(codes.collect())
+            }
+            Request::PutHead(put) => {
+                let head = Head::parse(&put.head).unwrap();
+                let current = node.heads.get(&put.point).cloned();
+                let accepted = current.as_ref().is_none_or(|current| {
+                    let current = Head::parse(current).unwrap();
+                    (current.sequence(), head.hash()) < (head.sequence(), current.hash())
+                });
+                if accepted {
+                    node.heads.insert(put.point, put.head.clone());
+                }
+                Reply::PutHead(PutHeadReply { accepted, current })
+            }
+            Request::GetHead(get) => Reply::GetHead(node.heads.get(&get.point).cloned().into_iter().collect()),
+            Request::List(_) => return Err(refused(&WireError::new(ErrorCode::Unsupported, "not here"))),
+        };
+        Ok(Answer { reply, body: Body::Ready(body) })
+    }
+}
+
+/// The network as a client's seam wants it.
+#[derive(Clone)]
+pub(crate) struct Handle(pub(crate) Arc<Memory>);
+
+impl Network for Handle {
+    fn sample(&self, _want: usize) -> BoxFuture<'_, Vec<NodeRecord>> {
+        let now = self.now();
+        let records = self.0.nodes().iter().map(|(id, node)| Memory::record(*id, node, now)).collect();
+        std::future::ready(records).boxed()
+    }
+
+    fn resolve(&self, node: NodeId) -> BoxFuture<'_, Option<NodeRecord>> {
+        let record = self.0.nodes().get(&node).map(|known| Memory::record(node, known, self.now()));
+        std::future::ready(record).boxed()
+    }
+
+    fn nearest(&self, point: Point, count: usize) -> BoxFuture<'_, Vec<NodeRecord>> {
+        let now = self.now();
+        let mut records: Vec<_> = self.0.nodes().iter().map(|(id, node)| Memory::record(*id, node, now)).collect();
+        records.sort_by_key(|record| kad_distance(point.as_bytes(), &record.node));
+        records.truncate(count);
+        std::future::ready(records).boxed()
+    }
+
+    fn call(
+        &self,
+        node: NodeAddress,
+        request: Request,
+        payload: Vec<Bytes>,
+        sent: Arc<AtomicU64>,
+    ) -> BoxFuture<'static, Result<Answer, CallFault>> {
+        let network = Arc::clone(&self.0);
+        async move {
+            let manner = network.nodes().get(&node.id).map(|node| node.manner);
+            if let Some(Manner::Slow(milliseconds)) = manner {
+                tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+            }
+            let answer = network.answer(node.id, &request, &payload);
+            if answer.is_ok() {
+                sent.fetch_add(payload.iter().map(|piece| piece.len() as u64).sum(), Ordering::Relaxed);
+            }
+            answer
+        }
+        .boxed()
+    }
+
+    fn now(&self) -> Timestamp {
+        self.0.now()
+    }
+}
+
+impl Memory {
+    fn now(&self) -> Timestamp {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        Timestamp::default().after(now)
+    }
+}

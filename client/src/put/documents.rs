@@ -28,6 +28,7 @@ use super::send::{Sender, Stored};
 use super::walk::{Kind, Tree};
 use crate::error::{ClientError, ErrorKind};
 use crate::network::Nodes;
+use crate::read::SINGLE_EXTENSION;
 use crate::report::FailedFile;
 
 /// Most bytes of a document segment's payload: documents are coded so redundantly that full ones would take several
@@ -182,6 +183,8 @@ pub(crate) struct About {
     pub(crate) created: Timestamp,
     pub(crate) message: String,
     pub(crate) salt: [u8; 32],
+    /// A file was put, not a folder that has one.
+    pub(crate) single: bool,
 }
 
 /// Writes the manifest of what was stored.
@@ -200,13 +203,19 @@ pub(crate) async fn manifest(
         let mut folders = Folders { tree: &tree, contents: &contents_shared, failed: Vec::new(), plain_bytes: 0 };
         let root = folders.folder(&tree.root, sink)?;
         let (files, failed, plain_bytes) = (root.totals.files, folders.failed, folders.plain_bytes);
+        let mut extensions = Extensions::default();
+        if about.single {
+            extensions
+                .insert(SINGLE_EXTENSION, Vec::new())
+                .map_err(|error| ClientError::bug("could not write a snapshot", error))?;
+        }
         let snapshot = Snapshot {
             created: about.created,
             message: about.message,
             parent: None,
             salt: about.salt,
             root,
-            extensions: Extensions::default(),
+            extensions,
         };
         let pointer = snapshot.put(sink).map_err(built)?;
         let id = sink.last.ok_or_else(|| ClientError::bug("a snapshot has no id", "its root was not sealed"))?;

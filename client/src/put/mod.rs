@@ -115,8 +115,12 @@ pub(crate) async fn put(
     progress.stage(Stage::Publishing);
     let contents = Arc::new(contents);
     let shop = workshop(document_policy, DOCUMENT_SEGMENT_BYTES);
-    let about =
-        About { created: header.created, message: options.message.clone(), salt: keys.snapshot_salt(header.created) };
+    let about = About {
+        created: header.created,
+        message: options.message.clone(),
+        salt: keys.snapshot_salt(header.created),
+        single: tree.single,
+    };
     let manifest = documents::manifest(&tree, &contents, about, &shop, &sender).await?;
     let table = documents::table(policy, &contents.segments, &manifest.segments, context.nodes, &shop, &sender).await?;
 

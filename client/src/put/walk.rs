@@ -52,6 +52,8 @@ pub(crate) struct Tree {
     pub(crate) items: Vec<Item>,
     /// The entries of the snapshot's root folder, sorted by name.
     pub(crate) root: Vec<u32>,
+    /// One thing was given that is no folder, so the root stands for it.
+    pub(crate) single: bool,
     /// What could not be looked at.
     pub(crate) failed: Vec<FailedFile>,
     /// What is neither file, folder nor symbolic link, and was left out.
@@ -127,6 +129,7 @@ pub(crate) fn walk(paths: &[PathBuf]) -> Result<Tree, ClientError> {
             "put them by themselves, or rename one",
         ));
     }
+    tree.single = named.len() == 1;
     for (name, path) in named {
         let metadata = look(&path)?;
         if let Some(position) = tree.add(name, Place::Given(path.clone()), &path, &metadata, 1) {

@@ -1,5 +1,8 @@
 //! Reading what a link leads to: segments, documents, folders.
 
+/// Extension of a snapshot that may be ignored: a single file was put, and the root folder only holds it.
+pub(crate) const SINGLE_EXTENSION: u16 = 2;
+
 mod dataset;
 mod fetch;
 mod segment;
