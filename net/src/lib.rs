@@ -17,6 +17,7 @@ mod endpoint;
 mod identity;
 mod options;
 mod pool;
+mod raw;
 mod server;
 mod stream;
 #[cfg(test)]
@@ -29,6 +30,7 @@ pub use datagram::{PathClass, PathReport};
 pub use endpoint::SocketReport;
 pub use identity::{Identity, IdentityError};
 pub use options::{DataPlaneOptions, OptionsError};
+pub use raw::{RawConnectionError, raw_connection};
 pub use server::{DataServer, Handler, Peer, Replier, ServerError, ServerReport};
 pub use stream::{PayloadReader, PayloadWriter, StreamError, code};
 pub use tls::TlsError;
