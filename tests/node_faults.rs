@@ -165,6 +165,8 @@ async fn an_index_that_is_gone_garbage_or_stale_is_rebuilt() {
             node.start();
             let status = node.status();
             assert_eq!(status.shards, held.len() as u64, "{what}: {status:?}\n{}", node.log());
+            let opened = node.last_opened();
+            assert!(opened.contains("Rebuilt"), "{what}: {opened}");
             read_all(&node, &held).await;
             // It is as good as any other node.
             held.extend(put_many(&Owner::new(0), &node, next..next + 2).await);

@@ -129,7 +129,7 @@ async fn quotas_are_kept_to_the_byte_and_leave_nothing_behind() {
         assert!(asked[1].is_ok());
         // What is given up can be used again, no more and no less.
         assert_eq!(owner.delete(&address, vec![held[0]]).await.expect("an answer"), [Ok(())]);
-        owner.put(&address, &shard(7 + quota as u64, 255 * KIB)).await.expect("as much as was given up");
+        owner.put(&address, &shard(77 + quota as u64, 255 * KIB)).await.expect("as much as was given up");
         assert_eq!(owner.put(&address, &over).await.expect_err(who).code(), code, "{who}");
     }
     // Charges are in the volumes, not in memory.
@@ -197,18 +197,21 @@ async fn a_full_disk_refuses_and_goes_on_reading_and_deleting() {
     let (small, refusal) = fill(&owner, &node, 2000, 40 * KIB).await;
     assert_eq!(refusal.code(), ErrorCode::DiskFull);
     held.extend(small);
-    if disk.is_some() {
-        // Somebody else takes what the node left for its own bookkeeping.
-        let _ = fs::write(node.data(0).join("somebody else's"), vec![1; 32 * MIB]);
-        let refusal = owner.put(&node.address(), &shard(5000, 1)).await.expect_err("no byte is free");
-        assert_eq!(refusal.code(), ErrorCode::DiskFull);
-    }
     assert_eq!(readable(&node, &held, ErrorCode::NotHeld).await.len(), held.len());
     node.kill();
     node.start();
     assert_eq!(readable(&node, &held, ErrorCode::NotHeld).await.len(), held.len(), "{}", node.log());
     if disk.is_some() {
-        fs::remove_file(node.data(0).join("somebody else's")).expect("removed");
+        // Somebody else takes what the node left for its own bookkeeping.
+        let filler = node.data(0).join("somebody else's");
+        fs::write(&filler, vec![1; 32 * MIB]).expect_err("more than there is");
+        let refusal = Owner::new(0).put(&node.address(), &shard(5000, 1)).await.expect_err("no byte is free");
+        assert_eq!(refusal.code(), ErrorCode::DiskFull);
+        assert_eq!(readable(&node, &held, ErrorCode::NotHeld).await.len(), held.len());
+        node.kill();
+        fs::remove_file(filler).expect("removed");
+        node.start();
+        assert_eq!(readable(&node, &held, ErrorCode::NotHeld).await.len(), held.len(), "{}", node.log());
     }
     let owner = Owner::new(0);
     let (_, first) = held.remove(0);
@@ -293,8 +296,8 @@ async fn one_node_has_a_folder_and_ends_in_order() {
         }
     }
     node.start();
-    let opened = node.log().lines().filter(|line| line.contains("opened")).last().expect("it says so").to_owned();
-    assert!(opened.contains("index=Intact"), "an orderly end needs no rebuilding: {opened}");
+    let opened = node.last_opened();
+    assert!(opened.contains("index=Clean"), "an orderly end needs no rebuilding: {opened}");
     assert_eq!(readable(&node, &held, ErrorCode::NotHeld).await.len(), held.len());
     assert!(!node.log().contains("panicked"), "{}", node.log());
 }

@@ -263,12 +263,11 @@ impl TestNode {
         volumes
     }
 
-    /// `dolmen node run` of this node, not yet started.
+    /// `dolmen node run` of this node, not yet started; as it has no input it would end at once where it does start.
     #[must_use]
     pub fn run_command(&self, more: &[&str]) -> Command {
         let mut command = dolmen(&self.program);
         command.args(["node", "run", "--until-stdin-closes", "--config"]).arg(self.config()).args(more);
-        command.stdin(Stdio::piped());
         command
     }
 
@@ -285,7 +284,7 @@ impl TestNode {
         assert!(self.process.is_none(), "the node runs already");
         let log = File::options().create(true).append(true).open(self.log_path()).expect("node.log");
         let mut command = self.run_command(more);
-        command.stdout(log.try_clone().expect("a file handle")).stderr(log);
+        command.stdin(Stdio::piped()).stdout(log.try_clone().expect("a file handle")).stderr(log);
         self.process = Some(Process::start(&mut command));
         wait_for("the node to serve", || {
             let ended = self.process.as_mut().and_then(Process::ended);
@@ -358,6 +357,15 @@ impl TestNode {
     #[must_use]
     pub fn log(&self) -> String {
         fs::read(self.log_path()).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+
+    /// What the node last said in its log about opening a data folder.
+    ///
+    /// # Panics
+    /// Where it never opened one.
+    #[must_use]
+    pub fn last_opened(&self) -> String {
+        self.log().lines().rfind(|line| line.contains(" opened ")).expect("the node opened a folder").to_owned()
     }
 
     /// Memory that the running node has, in bytes; `None` where the system does not say.
