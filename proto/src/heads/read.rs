@@ -132,8 +132,17 @@ impl HeadReadSession {
     }
 
     fn end(&mut self, outcome: HeadReadOutcome) {
-        self.actions.retain(|action| matches!(action, HeadReadAction::Cancel { .. }));
-        let cancels = self.calls.cancel_all();
+        // What became due at the very end and was never asked for needs no cancelling.
+        let mut unasked = BTreeSet::new();
+        self.actions.retain(|action| match action {
+            HeadReadAction::Get { attempt, .. } => {
+                unasked.insert(*attempt);
+                false
+            }
+            HeadReadAction::Cancel { .. } => true,
+        });
+        let mut cancels = self.calls.cancel_all();
+        cancels.retain(|action| !matches!(action, CallAction::Cancel { attempt } if unasked.contains(attempt)));
         self.ask(cancels);
         self.timeout = None;
         self.outcome = Some(outcome);

@@ -198,6 +198,29 @@ fn a_fault_of_this_side_ends_both_at_once_and_one_of_a_cancelled_attempt_does_no
 }
 
 #[test]
+fn only_what_was_asked_for_is_cancelled() {
+    // When patience ends with the failure of one call, its stand-in is due and not asked any more.
+    let late = START.after(Duration::from_secs(5));
+    let fault = Fault::Refused;
+    let mut read = HeadReadSession::new(None, places(4), START).expect("eight points");
+    let mut write = HeadWriteSession::new(version(1, 1), places(4), START).expect("eight points");
+    assert_eq!(core::iter::from_fn(|| read.poll_action(START)).count(), 24);
+    assert_eq!(core::iter::from_fn(|| write.poll_action(START)).count(), 24);
+    for attempt in (1..23).map(AttemptId) {
+        read.handle(HeadReadEvent::Found { attempt, version: version(1, 1) }, START.after(ANSWER));
+        write.handle(HeadWriteEvent::Accepted { attempt }, START.after(ANSWER));
+    }
+    read.handle(HeadReadEvent::Failed { attempt: AttemptId(0), fault }, late);
+    write.handle(HeadWriteEvent::Failed { attempt: AttemptId(0), fault }, late);
+    let attempt = AttemptId(23);
+    let left: Vec<_> = core::iter::from_fn(|| read.poll_action(late)).collect();
+    assert_eq!(left, [HeadReadAction::Cancel { attempt }]);
+    let left: Vec<_> = core::iter::from_fn(|| write.poll_action(late)).collect();
+    assert_eq!(left, [HeadWriteAction::Cancel { attempt }]);
+    assert!(read.outcome().is_some() && write.outcome().is_some());
+}
+
+#[test]
 fn what_was_written_is_read_in_every_kind_of_weather() {
     let mut outcomes = [0; 2];
     for seed in 0..500 {

@@ -128,8 +128,17 @@ impl HeadWriteSession {
     }
 
     fn end(&mut self, outcome: HeadWriteOutcome) {
-        self.actions.retain(|action| matches!(action, HeadWriteAction::Cancel { .. }));
-        let cancels = self.calls.cancel_all();
+        // What became due at the very end and was never asked for needs no cancelling.
+        let mut unasked = BTreeSet::new();
+        self.actions.retain(|action| match action {
+            HeadWriteAction::Put { attempt, .. } => {
+                unasked.insert(*attempt);
+                false
+            }
+            HeadWriteAction::Cancel { .. } => true,
+        });
+        let mut cancels = self.calls.cancel_all();
+        cancels.retain(|action| !matches!(action, CallAction::Cancel { attempt } if unasked.contains(attempt)));
         self.ask(cancels);
         self.timeout = None;
         self.outcome = Some(outcome);
