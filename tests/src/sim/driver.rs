@@ -61,7 +61,7 @@ where
         let took = now.since(began);
         assert!(took <= SESSION_MAX, "{name}: not over after {took:?} of virtual time");
         if let Some(outcome) = session.outcome() {
-            world.trace(name, took.as_millis() as u64, handles.len() as u64);
+            world.trace(name, now.as_unix_ms() - began.as_unix_ms(), handles.len() as u64);
             return outcome.clone();
         }
         let timeout = session.poll_timeout();

@@ -75,14 +75,16 @@ pub async fn write_head(world: &Rc<World>, from: IpAddr, locator: &LocatorSecret
     .await
 }
 
-/// Looks for the newest head that `opens`; gives it with what the session came to.
+/// Looks for the newest head that `opens`, none older than `seen_before`; gives it with what the session came to.
 pub async fn read_head(
     world: &Rc<World>,
     from: IpAddr,
     locator: &LocatorSecret,
+    seen_before: Option<HeadVersion>,
     opens: impl Fn(&Head) -> bool + Clone + 'static,
 ) -> (HeadReadOutcome, Option<Head>) {
-    let session = HeadReadSession::new(None, places(world, locator), world.clock.now()).expect("eight points");
+    let session = HeadReadSession::new(seen_before, places(world, locator), world.clock.now());
+    let session = session.expect("eight points");
     let seen: Rc<RefCell<BTreeMap<HeadVersion, Head>>> = Rc::default();
     let outcome = drive(world, "read head", session, ATTEMPTS_MAX, |action, _| match action {
         HeadReadAction::Cancel { attempt } => Step::Cancel(attempt),

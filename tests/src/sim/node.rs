@@ -49,7 +49,7 @@ pub enum Condition {
 /// A put that has begun and is not over.
 enum Incoming {
     Receiving(Box<PutInProgress<FaultyDisk>>, Bytes),
-    Pending(Pending),
+    Pending(Box<Pending>),
 }
 
 /// How a put goes on at the node.
@@ -241,7 +241,7 @@ impl VirtualNode {
         match service.begin_put(request, now, Subnet::of(from)) {
             Err(error) => PutStep::Done(Reply::Error(error)),
             Ok(PutStart::Held(pending)) => {
-                self.incoming.insert(call, Incoming::Pending(*pending));
+                self.incoming.insert(call, Incoming::Pending(pending));
                 PutStep::GoesOn
             }
             Ok(PutStart::Wanted(mut put)) => {
@@ -262,12 +262,12 @@ impl VirtualNode {
             Incoming::Receiving(mut put, rest) => match put.write(&rest).and_then(|()| put.finish()) {
                 Err(error) => Some(PutStep::Done(Reply::Error(error))),
                 Ok(pending) => {
-                    self.incoming.insert(call, Incoming::Pending(pending));
+                    self.incoming.insert(call, Incoming::Pending(Box::new(pending)));
                     Some(PutStep::GoesOn)
                 }
             },
             Incoming::Pending(pending) => {
-                let reply = service.settle(pending);
+                let reply = service.settle(*pending);
                 Some(PutStep::Done(self.liar.spoil_receipt(reply)))
             }
         }

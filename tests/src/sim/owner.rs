@@ -64,6 +64,7 @@ pub struct Owner {
     address: IpAddr,
     policy: Policy,
     segment_bytes: usize,
+    spares_max: usize,
     extents: BTreeMap<Vec<u8>, (Vec<u8>, Vec<Extent>)>,
     chunks: BTreeMap<ChunkId, BlobPointer>,
     placed: BTreeMap<SegmentId, Placed>,
@@ -73,9 +74,9 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// An owner with nothing stored.
+    /// An owner with nothing stored, who names at most `spares_max` nodes to stand in for those that fail an upload.
     #[must_use]
-    pub fn new(vault: [u8; 32], address: IpAddr, policy: Policy, segment_bytes: usize) -> Self {
+    pub fn new(vault: [u8; 32], address: IpAddr, policy: Policy, segment_bytes: usize, spares_max: usize) -> Self {
         Self {
             keys: Rc::new(DatasetKeys::derive(&VaultSecret::new(vault), 0)),
             dataset: Dataset::default(),
@@ -83,6 +84,7 @@ impl Owner {
             address,
             policy,
             segment_bytes,
+            spares_max,
             extents: BTreeMap::new(),
             chunks: BTreeMap::new(),
             placed: BTreeMap::new(),
@@ -172,7 +174,7 @@ impl Owner {
             }
             let number = self.segments_begun;
             self.segments_begun += 1;
-            uploads.push(store_one(world.clone(), self.address, self.keys.clone(), segment, number));
+            uploads.push(store_one(world.clone(), self.address, self.keys.clone(), segment, number, self.spares_max));
         }
         let mut result = Ok(());
         for upload in join_all(uploads).await {
@@ -341,16 +343,14 @@ async fn store_one(
     keys: Rc<DatasetKeys>,
     segment: SealedSegment,
     number: u64,
+    spares_max: usize,
 ) -> Option<(Placed, bool)> {
     let policy = segment.geometry.policy();
     let receipts = Rc::new(RefCell::new(Receipts::new()));
     let mut acknowledged = Vec::new();
     for _ in 0..TRIES_MAX {
-        let constraints = Constraints {
-            fixed: acknowledged.iter().copied().collect(),
-            spares_max: usize::from(policy.n()) + 8,
-            ..Constraints::default()
-        };
+        let constraints =
+            Constraints { fixed: acknowledged.iter().copied().collect(), spares_max, ..Constraints::default() };
         let seed = *keys.account.expose();
         let chosen = choose(&world.candidates(), policy, &constraints, &seed, number).expect("there are nodes enough");
         let plan = UploadPlan { policy, assigned: chosen.assigned, spares: chosen.spares, acknowledged };

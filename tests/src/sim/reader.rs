@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use dolmen_proto::head::{PlacedSegment, ReadBody, TableLocation};
-use dolmen_proto::heads::HeadReadOutcome;
+use dolmen_proto::heads::{HeadReadOutcome, HeadVersion};
 use dolmen_proto::keys::{MaskSecret, ReadKeys, ReadSecret, TableKeys};
 use dolmen_proto::manifest::{EntryKind, Extent, ExtentList, FolderWalk, Snapshot};
 use dolmen_proto::seal::open_into;
@@ -47,6 +47,8 @@ pub struct Reader {
     pub address: IpAddr,
     /// The link's secret.
     pub read: ReadSecret,
+    /// The newest read head that it has seen before.
+    pub seen: Option<HeadVersion>,
     /// How often it asks for what is unreachable, with a pause between.
     pub tries: u32,
 }
@@ -89,8 +91,9 @@ impl Reader {
         loop {
             let read = self.read.clone();
             let opens = move |head: &dolmen_proto::head::Head| head.open_read(&read).is_ok();
-            let (outcome, head) = read_head(&self.world, self.address, &locator, opens).await;
+            let (outcome, head) = read_head(&self.world, self.address, &locator, self.seen, opens).await;
             if let Some(head) = head {
+                assert!(self.seen.is_none_or(|seen| HeadVersion::from(&head) >= seen), "a head was rolled back unseen");
                 let body = head.open_read(&self.read).expect("it opened before");
                 return Ok((head.sequence(), body));
             }
@@ -107,7 +110,7 @@ impl Reader {
         let locator = TableKeys::derive(&body.table_secret).locator;
         let (secret, key) = (body.table_secret.clone(), body.table_head_key);
         let opens = move |head: &dolmen_proto::head::Head| head.open_table(&secret, &key).is_ok();
-        let (_, head) = read_head(&self.world, self.address, &locator, opens).await;
+        let (_, head) = read_head(&self.world, self.address, &locator, None, opens).await;
         if let Some(head) = head {
             let newest = head.open_table(&body.table_secret, &body.table_head_key).expect("it opened before");
             if let Ok(table) = self.table_at(body, &newest.location).await

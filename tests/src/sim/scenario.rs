@@ -112,7 +112,10 @@ async fn story(world: Rc<World>, mut draw: Draw, beyond: bool, calm: Rc<Cell<boo
         let smallest = 4096.max(1024 * usize::from(dolmen_proto::policy::Policy::k(policy)));
         let segment_bytes = if large { 512 * 1024 } else { smallest };
         let address = IpAddr::from([198, 51, u8::try_from(number).expect("few owners"), 9]);
-        let owner = Owner::new(key_bytes(&mut draw), address, policy, segment_bytes);
+        // With few nodes to stand in, uploads end degraded, or fail and are taken up again.
+        let spares_max =
+            if draw.percent(40) { draw.below(3) } else { usize::from(dolmen_proto::policy::Policy::n(policy)) + 8 };
+        let owner = Owner::new(key_bytes(&mut draw), address, policy, segment_bytes, spares_max);
         let files = random_files(&mut draw, large);
         let mut changed = files.clone();
         changed.extend(random_files(&mut draw, false).into_iter().take(1).map(|(_, bytes)| (b"new".to_vec(), bytes)));
@@ -126,7 +129,9 @@ async fn story(world: Rc<World>, mut draw: Draw, beyond: bool, calm: Rc<Cell<boo
     let readers = owners.iter().enumerate().map(|(number, (owner, _))| {
         let address = IpAddr::from([203, 0, u8::try_from(number).expect("few owners"), 5]);
         let tries = if beyond { 2 } else { 12 };
-        let reader = Reader { world: world.clone(), address, read: owner.keys.read.clone(), tries };
+        // Every second reader has seen the newest head before, and must not be shown an older one.
+        let seen = owner.dataset.heads.get(1).map(|head| head.version).filter(|_| number % 2 == 0);
+        let reader = Reader { world: world.clone(), address, read: owner.keys.read.clone(), seen, tries };
         async move { reader.read_all().await }
     });
     for (read, (owner, _)) in join_all(readers).await.into_iter().zip(&owners) {

@@ -107,6 +107,7 @@ impl World {
     }
 
     /// Notes that something happened.
+    #[allow(clippy::print_stderr, reason = "whoever runs one seed wants to see it")]
     pub fn trace(&self, what: &str, first: u64, second: u64) {
         let mut trace = self.trace.borrow_mut();
         trace.update(&self.clock.now().as_unix_ms().to_le_bytes());
