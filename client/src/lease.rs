@@ -1,6 +1,6 @@
 //! Leases of many shards on many nodes, extended or given up.
 //!
-//! Decides how many nodes are asked at a time and that each is asked twice. Never decides how long a lease should be.
+//! Decides how many nodes are asked at a time and that each is asked again when it is busy. Never decides how long a lease should be.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,9 +22,7 @@ pub(crate) async fn renew(nodes: &Nodes, account: &Account, shards: &ByNode, unt
         let roots: Vec<ShardRoot> = roots.iter().copied().collect();
         let first = nodes.renew(account, *node, &roots, until).await;
         let second = match first {
-            Err(fault) if matches!(fault.fault, Fault::Unreachable | Fault::Busy { .. }) => {
-                nodes.renew(account, *node, &roots, until).await
-            }
+            Err(fault) if matches!(fault.fault, Fault::Busy { .. }) => nodes.renew(account, *node, &roots, until).await,
             result => result,
         };
         count(*node, second)

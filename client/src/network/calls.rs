@@ -376,17 +376,12 @@ impl Nodes {
         }
     }
 
-    /// The heads that a node has at a point, as bytes that are not looked at here.
+    /// The heads by all keys that a node has at a point, as bytes that are not looked at here.
     ///
     /// # Errors
     /// [`CallFault`].
-    pub(crate) async fn get_heads(
-        &self,
-        node: NodeId,
-        point: Point,
-        key: Option<[u8; 32]>,
-    ) -> Result<Vec<Bytes>, CallFault> {
-        match self.ask(node, Request::GetHead(GetHeadRequest { point, key })).await? {
+    pub(crate) async fn get_heads(&self, node: NodeId, point: Point) -> Result<Vec<Bytes>, CallFault> {
+        match self.ask(node, Request::GetHead(GetHeadRequest { point, key: None })).await? {
             Reply::GetHead(heads) => Ok(heads),
             _ => Err(CallFault::misbehaved(node, "it answered another call")),
         }

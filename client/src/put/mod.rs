@@ -101,6 +101,7 @@ pub(crate) async fn put(
         require_full: options.require_full,
         progress: progress.clone(),
         failed: Mutex::default(),
+        slow: Mutex::default(),
         sent_bytes: AtomicU64::new(0),
         warned: Mutex::default(),
     });
@@ -270,7 +271,7 @@ async fn publish(
     let read_head = Head::create_read(&keys.read, &keys.read_head, first, &body).map_err(|error| bug(&error))?;
     let until = context.nodes.now().after(lease_of(context, options));
     let everybody = (records.len() < CANDIDATES_WANTED)
-        .then(|| WholeNetwork::new(records.iter().map(|record| (record.node, record.operator_id())).collect()));
+        .then(|| records.iter().map(|record| (record.node, record.operator_id())).collect::<WholeNetwork>());
     let (table_locator, read_locator) = (TableKeys::derive(&keys.table).locator, ReadKeys::derive(&keys.read).locator);
     // The table's first: whoever finds the read head finds everything that it leads to.
     heads::publish(context.nodes, &table_locator, &table_head, until, everybody.as_ref()).await?;

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use dolmen_net::driver::{Executor, MonotonicClock, Step, run};
@@ -61,9 +61,16 @@ pub(crate) struct Sender {
     pub(crate) progress: Progress,
     /// Nodes that failed in this put: asked again only when there are too few others.
     pub(crate) failed: Mutex<BTreeSet<NodeId>>,
+    /// Nodes whose attempts were given up because others were faster: a dead one among them would be found out only when
+    /// its connection times out.
+    pub(crate) slow: Mutex<BTreeSet<NodeId>>,
     /// Bytes of shards that this run sent and that were acknowledged.
     pub(crate) sent_bytes: AtomicU64,
     pub(crate) warned: Mutex<BTreeSet<String>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Sender {
@@ -79,7 +86,12 @@ impl Sender {
         let upload = UploadPlan { policy, assigned: plan.assigned, spares, acknowledged: held.into_iter().collect() };
         let session = UploadSession::new(upload, self.nodes.now())
             .map_err(|error| ClientError::bug("could not plan an upload", error))?;
-        let executor = Upload { sender: Arc::clone(self), roots: segment.roots.clone(), shards: segment.shards };
+        let executor = Upload {
+            sender: Arc::clone(self),
+            roots: segment.roots.clone(),
+            shards: segment.shards,
+            open: Arc::default(),
+        };
         let outcome = run(session, executor, &MonotonicClock::start()).await;
         let mut nodes = vec![None; usize::from(policy.n())];
         match outcome {
@@ -125,16 +137,19 @@ impl Sender {
         let mut constraints = self.constraints.clone();
         constraints.fixed = held.clone();
         constraints.spares_max = self.candidates.len();
-        constraints.excluded = self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut plan = choose(&self.candidates, policy, &constraints, &self.seed, number);
-        if matches!(plan, Err(PlacementError::TooFewNodes { .. })) {
-            constraints.excluded.clear();
+        let (failed, slow) = (locked(&self.failed).clone(), locked(&self.slow).clone());
+        let mut plan = Err(PlacementError::TooFewNodes { eligible: 0, needed: 0 });
+        // Slow nodes come back before failed ones, and those before giving up.
+        for excluded in [&failed | &slow, failed, BTreeSet::new()] {
+            constraints.excluded = excluded;
             plan = choose(&self.candidates, policy, &constraints, &self.seed, number);
+            if !matches!(plan, Err(PlacementError::TooFewNodes { .. })) {
+                break;
+            }
         }
         let plan = plan.map_err(|error| too_few(&error))?;
         for warning in &plan.warnings {
-            let first = self.warned.lock().unwrap_or_else(PoisonError::into_inner).insert(warning.domain.to_string());
-            if first {
+            if locked(&self.warned).insert(warning.domain.to_string()) {
                 self.progress.warn(warning.to_string());
             }
         }
@@ -169,13 +184,26 @@ struct Upload {
     sender: Arc<Sender>,
     roots: Vec<ShardRoot>,
     shards: Vec<Bytes>,
+    /// Who is being sent to, until it ends.
+    open: Arc<Mutex<BTreeMap<u64, NodeId>>>,
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        locked(&self.sender.slow).extend(locked(&self.open).values());
+    }
 }
 
 impl Executor<UploadSession> for Upload {
     fn execute(&mut self, action: UploadAction) -> Step<UploadEvent> {
         let (attempt, shard, node) = match action {
             UploadAction::Put { attempt, shard, node } => (attempt, shard, node),
-            UploadAction::Cancel { attempt } => return Step::Cancel { attempt: attempt.0 },
+            UploadAction::Cancel { attempt } => {
+                if let Some(node) = locked(&self.open).remove(&attempt.0) {
+                    locked(&self.sender.slow).insert(node);
+                }
+                return Step::Cancel { attempt: attempt.0 };
+            }
         };
         let (Some(root), Some(bytes)) = (self.roots.get(shard.get()).copied(), self.shards.get(shard.get()).cloned())
         else {
@@ -184,9 +212,12 @@ impl Executor<UploadSession> for Upload {
         let sender = Arc::clone(&self.sender);
         let sent = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&sent);
+        let open = Arc::clone(&self.open);
+        locked(&open).insert(attempt.0, node);
         let work = async move {
             let length = bytes.len() as u64;
             let put = sender.nodes.put_shard(&sender.account, node, root, bytes, sender.until, counter).await;
+            locked(&open).remove(&attempt.0);
             match &put {
                 Ok(()) => {
                     sender.sent_bytes.fetch_add(length, Ordering::Relaxed);
@@ -195,7 +226,7 @@ impl Executor<UploadSession> for Upload {
                 Err(fault) => {
                     tracing::debug!(node = %node.short(), shard = %root.short(), %fault, "a shard was not put");
                     if !matches!(fault.fault, Fault::Busy { .. } | Fault::Local) {
-                        sender.failed.lock().unwrap_or_else(PoisonError::into_inner).insert(node);
+                        locked(&sender.failed).insert(node);
                     }
                 }
             }

@@ -4,7 +4,7 @@
 //! was checked against a root before it gets here. Retries and races are the session's to decide.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -32,10 +32,12 @@ const WINDOW_BYTES: u32 = 64 * 1024;
 const SMALL_SEGMENT_BYTES: u64 = 256 * 1024;
 /// Windows of one segment that are fetched at a time.
 const WINDOWS_AT_ONCE: usize = 16;
-/// What one shard is expected to take until something is known.
-const EXPECTED_FIRST: Duration = Duration::from_secs(2);
+/// Bytes a second that one shard is expected to come at until something is known.
+const PACE_FIRST: u64 = 4 * 1024 * 1024;
 /// What no shard is expected to be faster than: below this there is nothing to win by a race.
-const EXPECTED_MIN: Duration = Duration::from_millis(500);
+const EXPECTED_MIN: Duration = Duration::from_millis(400);
+/// A node of which nothing came for this long when it was given up is asked last from then on.
+const SILENCE: Duration = Duration::from_millis(500);
 
 /// Fetches segments of one dataset.
 #[derive(Clone)]
@@ -197,13 +199,24 @@ impl Fetcher {
         holders: Vec<Vec<NodeId>>,
         span: Span,
     ) -> Result<(DownloadOutcome, BTreeMap<ShardIndex, Vec<u8>>), ClientError> {
-        let expected = self.shared().expected.unwrap_or(EXPECTED_FIRST).max(EXPECTED_MIN);
+        let span_bytes = match span {
+            Span::Whole => place.geometry.shard_bytes(),
+            Span::Window { count, .. } => count,
+        };
+        let first = Duration::from_millis(u64::from(span_bytes) * 1000 / PACE_FIRST);
+        let known = self.shared().expected.filter(|_| matches!(span, Span::Whole));
+        let expected = known.unwrap_or(first).max(EXPECTED_MIN);
         let plan = DownloadPlan { policy: place.policy(), wanted: wanted.to_vec(), holders, expected };
         let session = DownloadSession::new(plan, self.nodes.now())
             .map_err(|error| ClientError::bug("could not plan a download", error))?;
         let fetched = Arc::new(Mutex::new(BTreeMap::new()));
-        let executor =
-            Download { fetcher: self.clone(), place: Arc::clone(place), span, fetched: Arc::clone(&fetched) };
+        let executor = Download {
+            fetcher: self.clone(),
+            place: Arc::clone(place),
+            span,
+            fetched: Arc::clone(&fetched),
+            open: BTreeMap::new(),
+        };
         let outcome = run(session, executor, &MonotonicClock::start()).await;
         let fetched = std::mem::take(&mut *fetched.lock().unwrap_or_else(PoisonError::into_inner));
         Ok((outcome, fetched))
@@ -321,6 +334,27 @@ struct Download {
     place: Arc<Place>,
     span: Span,
     fetched: Arc<Mutex<BTreeMap<ShardIndex, Vec<u8>>>>,
+    /// Who was asked when, and what has come.
+    open: BTreeMap<u64, Asked>,
+}
+
+struct Asked {
+    node: NodeId,
+    since: Instant,
+    received: Arc<AtomicU64>,
+    ended: Arc<AtomicBool>,
+}
+
+impl Drop for Download {
+    /// A dead node is found out by its silence long before its connection times out.
+    fn drop(&mut self) {
+        for asked in self.open.values() {
+            let silent = asked.received.load(Ordering::Relaxed) == 0 && asked.since.elapsed() >= SILENCE;
+            if silent && !asked.ended.load(Ordering::Relaxed) {
+                self.fetcher.shared().failed.insert(asked.node);
+            }
+        }
+    }
 }
 
 impl Executor<DownloadSession> for Download {
@@ -336,6 +370,9 @@ impl Executor<DownloadSession> for Download {
         let shard_bytes = self.place.geometry.shard_bytes();
         let received = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&received);
+        let ended = Arc::new(AtomicBool::new(false));
+        let (since, received_so_far) = (Instant::now(), Arc::clone(&received));
+        self.open.insert(attempt.0, Asked { node, since, received: received_so_far, ended: Arc::clone(&ended) });
         let work = async move {
             let start = Instant::now();
             let bytes = match span {
@@ -347,6 +384,7 @@ impl Executor<DownloadSession> for Download {
                     fetcher.nodes.get_range(node, root, shard_bytes, offset, count, &counter).await
                 }
             };
+            ended.store(true, Ordering::Relaxed);
             match bytes {
                 Ok(bytes) => {
                     fetcher.took(span, start.elapsed());
