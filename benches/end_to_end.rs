@@ -59,7 +59,14 @@ async fn measure() -> Result<()> {
     outcome
 }
 
-async fn rounds_of(network: &LocalNetwork, folder: &Path, source: &Path, mib: u64, nodes: usize, rounds: u64) -> Result<()> {
+async fn rounds_of(
+    network: &LocalNetwork,
+    folder: &Path,
+    source: &Path,
+    mib: u64,
+    nodes: usize,
+    rounds: u64,
+) -> Result<()> {
     let policy = Policy::auto(nodes).context("a policy")?;
     let shape = Shape { k: policy.k().into(), n: policy.n().into(), nodes, datagram_bytes: DATAGRAM_BYTES };
     let client = Client::connect(ClientConfig::load(&network.client_config())?, Progress::none()).await?;
@@ -107,7 +114,8 @@ async fn rounds_of(network: &LocalNetwork, folder: &Path, source: &Path, mib: u6
             rate(get_seconds)
         )?;
     }
-    let (raw, floor_put, put, floor_get, get) = (median(raw), median(floor_put), median(put), median(floor_get), median(get));
+    let (raw, floor_put, put, floor_get, get) =
+        (median(raw), median(floor_put), median(put), median(floor_get), median(get));
     client.shut_down().await;
     writeln!(
         std::io::stdout().lock(),

@@ -35,8 +35,7 @@ impl<D: Disk> Default for Appender<D> {
 }
 
 /// A record without a body that is to be written.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Draft<'a> {
+pub(crate) struct Draft<'a, D: Disk> {
     pub(crate) kind: Kind,
     pub(crate) a: [u8; 32],
     pub(crate) b: [u8; 32],
@@ -46,43 +45,72 @@ pub(crate) struct Draft<'a> {
     pub(crate) tail: &'a [u8],
     /// Of a copy: its original's.
     pub(crate) generation: Option<u64>,
+    /// A volume that must be durable before this record may be, if this record goes to another.
+    pub(crate) after: Option<&'a Arc<VolumeOf<D>>>,
 }
 
+impl<D: Disk> Clone for Draft<'_, D> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<D: Disk> Copy for Draft<'_, D> {}
+
 impl<D: Disk> Folder<D> {
-    /// Runs `put` at the end of a volume with room for `bytes`. When it fails, the end is where it was.
+    /// Runs `put` at the end of a volume with room for `bytes`. When it fails, the end is where it was. If that volume is
+    /// another than `after`, then `after` is synced before.
     pub(crate) fn place<T>(
         &self,
         bytes: u64,
         room: Room,
+        after: Option<&Arc<VolumeOf<D>>>,
         put: impl FnOnce(&Arc<VolumeOf<D>>, &mut Tail, &FileOf<D>) -> io::Result<T>,
     ) -> Result<T, StoreError> {
-        let mut replaced = None;
-        let result = {
+        let mut replaced = Vec::new();
+        let mut after = after;
+        let result = loop {
             let mut appender = lock(&self.append);
             self.check_writable()?;
             let free = self.room(room).map_err(|error| self.io_error("asking for free space", &error))?;
             if free < bytes {
-                return Err(StoreError::DiskFull { wanted: bytes });
+                break Err(StoreError::DiskFull { wanted: bytes });
             }
-            let volume = self.active(&mut appender, bytes, &mut replaced)?;
-            let file = self.file(&volume).map_err(|error| self.io_error("opening a volume", &error))?;
-            let mut tail = lock(&volume.tail);
-            let before = tail.end;
-            match put(&volume, &mut tail, &file) {
-                Ok(value) => Ok(value),
-                Err(error) => {
-                    tail.end = before;
-                    tail.rewinds += 1;
-                    let _ = file.truncate(before);
-                    drop(tail);
-                    Err(self.write_error("writing a record", bytes, &error))
+            let volume = match self.active(&mut appender, bytes, &mut replaced) {
+                Ok(volume) => volume,
+                Err(error) => break Err(error),
+            };
+            if let Some(first) = after.take_if(|first| first.number != volume.number) {
+                drop(appender);
+                if let Err(error) = self.sync_all_of(first) {
+                    break Err(error);
                 }
+                continue;
             }
+            break self.put_at_end(&volume, bytes, put);
         };
-        if let Some(replaced) = replaced {
+        for replaced in replaced {
             self.seal_if_done(&replaced);
         }
         result
+    }
+
+    fn put_at_end<T>(
+        &self,
+        volume: &Arc<VolumeOf<D>>,
+        bytes: u64,
+        put: impl FnOnce(&Arc<VolumeOf<D>>, &mut Tail, &FileOf<D>) -> io::Result<T>,
+    ) -> Result<T, StoreError> {
+        let file = self.file(volume).map_err(|error| self.io_error("opening a volume", &error))?;
+        let mut tail = lock(&volume.tail);
+        let before = tail.end;
+        put(volume, &mut tail, &file).map_err(|error| {
+            tail.end = before;
+            tail.rewinds += 1;
+            let _ = file.truncate(before);
+            drop(tail);
+            self.write_error("writing a record", bytes, &error)
+        })
     }
 
     /// The volume that the next record goes to.
@@ -90,7 +118,7 @@ impl<D: Disk> Folder<D> {
         &self,
         appender: &mut Appender<D>,
         bytes: u64,
-        replaced: &mut Option<Arc<VolumeOf<D>>>,
+        replaced: &mut Vec<Arc<VolumeOf<D>>>,
     ) -> Result<Arc<VolumeOf<D>>, StoreError> {
         if let Some(active) = &appender.active {
             let mut tail = lock(&active.tail);
@@ -105,7 +133,7 @@ impl<D: Disk> Folder<D> {
                 tail.mode = Mode::Full;
             }
             drop(tail);
-            *replaced = appender.active.take();
+            replaced.extend(appender.active.take());
         }
         if !appender.resumed {
             appender.resumed = true;
@@ -161,13 +189,13 @@ impl<D: Disk> Folder<D> {
     }
 
     /// Writes a record without a body. It counts once the change it is registered with is durable.
-    pub(crate) fn append_small(&self, draft: Draft<'_>, room: Room) -> Result<Written<D>, StoreError> {
+    pub(crate) fn append_small(&self, draft: Draft<'_, D>, room: Room) -> Result<Written<D>, StoreError> {
         let tail_bytes = u32::try_from(draft.tail.len()).map_err(|_| StoreError::TooLarge {
             what: "record",
             actual: draft.tail.len() as u64,
             limit: u64::from(u32::MAX),
         })?;
-        self.place(span(0, tail_bytes), room, |volume, tail, file| {
+        self.place(span(0, tail_bytes), room, draft.after, |volume, tail, file| {
             let record = Record {
                 kind: draft.kind,
                 offset: tail.end,

@@ -319,6 +319,7 @@ impl<D: Disk> Folder<D> {
             mark: [0; 16],
             tail: &[],
             generation: None,
+            after: None,
         };
         let (hold, record) = self.append_small(draft, Room::Ending)?;
         let mut totals = lock(&self.totals);

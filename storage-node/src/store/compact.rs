@@ -3,7 +3,7 @@
 //! Decides which volumes go and which endings may be forgotten. Safe to stop anywhere: copies keep their generation, so
 //! until the old volume is gone both may be there, and the later volume's counts.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use dolmen_proto::ids::Timestamp;
 
 use super::append::{Draft, Written};
+use super::catalogue::KeyParts;
 use super::commit::Ticket;
 use super::folder::{FileOf, Folder, Room, VolumeOf};
 use super::marker::{VOLUME_START, volume_name};
@@ -19,6 +20,9 @@ use super::sync::{lock, write};
 use super::volume::{Change, Hold, Mode, hash_body, read_header, read_record, read_tail};
 use super::{CompactReport, StoreError};
 use crate::disk::{Disk, DiskFile};
+
+/// Keys of endings with their generations and offsets.
+type Endings = BTreeMap<KeyParts, (u64, u64)>;
 
 /// What a copy can fail with: the old volume's fault, or the folder's.
 enum CopyError {
@@ -38,12 +42,14 @@ fn mostly_dead(live: u64, size: u64, short_of_space: bool) -> bool {
 }
 
 impl<D: Disk> Folder<D> {
-    /// Rewrites volumes until about `budget_bytes` are copied, emptiest first.
+    /// Rewrites volumes until about `budget_bytes` are copied, emptiest first. `needed` says whether another folder needs an
+    /// ending to be kept.
     pub(crate) fn compact(
         self: &Arc<Self>,
         now: Timestamp,
         short_of_space: bool,
         budget_bytes: u64,
+        needed: &dyn Fn(&Record) -> bool,
         report: &mut CompactReport,
     ) -> Result<(), StoreError> {
         let _one_at_a_time = lock(&self.maintenance);
@@ -58,7 +64,7 @@ impl<D: Disk> Folder<D> {
                 break;
             }
             let total = lock(&volume.tail).end;
-            let bytes = self.empty(&volume, now)?;
+            let bytes = self.empty(&volume, now, needed)?;
             copied += bytes;
             report.copied_bytes += bytes;
             if self.remove_if_dead(&volume)? {
@@ -110,12 +116,21 @@ impl<D: Disk> Folder<D> {
     }
 
     /// Copies what counts out of a volume, durably. Returns the bytes copied.
-    fn empty(self: &Arc<Self>, volume: &Arc<VolumeOf<D>>, now: Timestamp) -> Result<u64, StoreError> {
+    fn empty(
+        self: &Arc<Self>,
+        volume: &Arc<VolumeOf<D>>,
+        now: Timestamp,
+        needed: &dyn Fn(&Record) -> bool,
+    ) -> Result<u64, StoreError> {
         let reading = |error: io::Error| self.io_error("reading a volume", &error);
         let rows = self.rows(volume).map_err(reading)?;
         let file = self.file(volume).map_err(reading)?;
         let counting: Vec<&Record> = rows.iter().filter(|row| self.counts(volume.number, row)).collect();
-        let forgettable = self.forgettable(volume, &counting, now).map_err(reading)?;
+        let over = |row: &&&Record| {
+            matches!(row.kind, Kind::LeaseEnd | Kind::HeadEnd) && row.value < now.as_unix_ms() && !needed(row)
+        };
+        let endings = counting.iter().filter(over).map(|row| ((row.a, row.b), (row.generation, row.offset))).collect();
+        let forgettable = self.forgettable(volume, endings).map_err(reading)?;
         let mut ticket = Ticket::default();
         let mut copied = 0;
         for row in &counting {
@@ -162,13 +177,9 @@ impl<D: Disk> Folder<D> {
         self.catalogue.forget(&mut totals, volume, row).map_err(|reason| self.index_error(reason))
     }
 
-    /// Offsets of endings that nothing needs any more: no other volume has an older record of their key, and evidence has
-    /// served its time.
-    fn forgettable(&self, volume: &VolumeOf<D>, counting: &[&Record], now: Timestamp) -> io::Result<BTreeSet<u64>> {
-        let endings =
-            |row: &&&Record| matches!(row.kind, Kind::LeaseEnd | Kind::HeadEnd) && row.value < now.as_unix_ms();
-        let mut open: std::collections::BTreeMap<_, _> =
-            counting.iter().filter(endings).map(|row| ((row.a, row.b), (row.generation, row.offset))).collect();
+    /// Offsets of those endings (key, generation, offset) of which no other volume has an older record.
+    fn forgettable(&self, volume: &VolumeOf<D>, endings: Endings) -> io::Result<BTreeSet<u64>> {
+        let mut open = endings;
         let Some(newest) = open.values().map(|(generation, _)| *generation).max() else { return Ok(BTreeSet::new()) };
         for other in self.all_volumes() {
             if other.number == volume.number || lock(&other.tail).oldest > newest {
@@ -201,6 +212,7 @@ impl<D: Disk> Folder<D> {
             mark: record.mark,
             tail: &tail,
             generation: Some(record.generation),
+            after: None,
         };
         self.append_small(draft, Room::Small).map(Some).map_err(CopyError::Write)
     }
@@ -216,7 +228,7 @@ impl<D: Disk> Folder<D> {
         let Some(header) = header else { return Ok(None) };
         let Some(tail) = read_tail(file, &volume.salt, &header)? else { return Ok(None) };
         let bytes = span(row.body_bytes, row.tail_bytes);
-        let placed = self.place(bytes, Room::Small, |target, end, target_file| {
+        let placed = self.place(bytes, Room::Small, None, |target, end, target_file| {
             let copy = Record { offset: end.end, durable: end.durable, ..*row };
             target_file.write_at(&copy.encode(&target.salt), copy.offset)?;
             end.end = copy.end();

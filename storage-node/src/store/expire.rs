@@ -16,6 +16,9 @@ use super::sync::lock;
 use super::{ExpireReport, LeaseSummary, StoreError};
 use crate::disk::Disk;
 
+/// What a record of any folder that is newer than this generation says of a lease.
+pub(crate) type NewerKind<'a> = dyn Fn(&ShardRoot, &AccountId, u64) -> Result<Option<Kind>, StoreError> + 'a;
+
 impl<D: Disk> Folder<D> {
     /// Writes endings for at most `max` leases and heads that are over.
     pub(crate) fn expire(
@@ -25,6 +28,7 @@ impl<D: Disk> Folder<D> {
         max: usize,
         report: &mut ExpireReport,
         ticket: &mut Ticket,
+        newer: &NewerKind<'_>,
     ) -> Result<(), StoreError> {
         let kept = if short_of_space { limits::EXPIRY_SKEW } else { self.options.grace.max(limits::EXPIRY_SKEW) };
         let before = now.before(kept).as_unix_ms();
@@ -32,42 +36,48 @@ impl<D: Disk> Folder<D> {
         let mut left = max;
         for class in [Class::Lease, Class::Head] {
             let due = self.catalogue.due(class, before, left).map_err(index_error)?;
-            report.more |= due.len() == left;
+            let full = due.len() == left;
+            let mut ended = false;
             left -= due.len();
             for (a, b) in due {
                 let kind = if class == Class::Lease { Kind::LeaseEnd } else { Kind::HeadEnd };
-                let draft = Draft { kind, a, b, value: 0, mark: [0; 16], tail: &[], generation: None };
-                // While the lock is held nobody begins to renew it: a renewal either counts already, or is pinned, or
-                // gets a later generation than the ending.
-                let pins = lock(&self.pins);
-                let entry = self.catalogue.entry(class, &a, &b).map_err(index_error)?;
-                if pins.contains_key(&a) || entry.is_none_or(|entry| entry.value >= before) {
+                let (root, account) = (ShardRoot::new(a), AccountId::new(b));
+                let (generation, entry) = {
+                    // While this lock is held nobody begins to renew: a renewal either counts already, or is pinned, or
+                    // gets a later generation than the ending.
+                    let pins = lock(&self.pins);
+                    let entry = self.catalogue.entry(class, &a, &b).map_err(index_error)?;
+                    let Some(entry) = entry.filter(|entry| entry.value < before && !pins.contains_key(&a)) else {
+                        continue;
+                    };
+                    (self.next_generation(), entry)
+                };
+                // An ending here would be later than a newer lease on another folder, and end that.
+                let elsewhere = if class == Class::Lease { newer(&root, &account, entry.generation)? } else { None };
+                if elsewhere == Some(Kind::Lease) {
                     continue;
                 }
-                let summary = self.summary(&ShardRoot::new(a), &AccountId::new(b))?;
+                let shard = self.catalogue.shard(&root).map_err(index_error)?;
+                let generation = Some(generation);
+                let draft = Draft { kind, a, b, value: entry.value, mark: [0; 16], tail: &[], generation, after: None };
                 let (hold, record) = self.append_small(draft, Room::Ending)?;
-                drop(pins);
                 match class {
-                    Class::Lease => report.leases.extend(summary),
+                    Class::Lease if elsewhere.is_some() => {}
+                    Class::Lease => report.leases.push(LeaseSummary {
+                        root,
+                        account,
+                        length_bytes: shard.map_or(0, |shard| shard.shard_bytes()),
+                        until: Timestamp::from_unix_ms(entry.value),
+                        mark: entry.mark,
+                    }),
                     Class::Shard | Class::Head => report.heads += 1,
                 }
+                ended = true;
                 ticket.merge(self.register_one(hold, record));
             }
+            // What is just being renewed is left alone, so a full page without an ending is no reason to come again.
+            report.more |= full && ended;
         }
         Ok(())
-    }
-
-    /// A lease as a listing shows it, where it counts.
-    pub(crate) fn summary(&self, root: &ShardRoot, account: &AccountId) -> Result<Option<LeaseSummary>, StoreError> {
-        let index_error = |reason| self.index_error(reason);
-        let Some(lease) = self.catalogue.lease(root, account).map_err(index_error)? else { return Ok(None) };
-        let shard = self.catalogue.shard(root).map_err(index_error)?;
-        Ok(Some(LeaseSummary {
-            root: *root,
-            account: *account,
-            length_bytes: shard.map_or(0, |shard| shard.shard_bytes()),
-            until: Timestamp::from_unix_ms(lease.value),
-            mark: lease.mark,
-        }))
     }
 }

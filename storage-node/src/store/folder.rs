@@ -170,6 +170,11 @@ impl<D: Disk> Folder<D> {
         read(&self.volumes).values().cloned().collect()
     }
 
+    /// Whether any volume may hold records that its failed sync lost for this run and that the next opening may find.
+    pub(crate) fn has_suspects(&self) -> bool {
+        self.all_volumes().iter().any(|volume| lock(&volume.tail).mode == Mode::Suspect)
+    }
+
     /// A volume's file, opened where it is not; of sealed volumes only a bounded number stays open.
     pub(crate) fn file(&self, volume: &VolumeOf<D>) -> io::Result<Arc<FileOf<D>>> {
         let mut slot = lock(&volume.file);
@@ -252,6 +257,11 @@ impl<D: Disk> Folder<D> {
     /// Keeps a shard from going, and expiry from a root or point, while a lease or a head is being written.
     pub(crate) fn pin(&self, key: &[u8; 32]) {
         *lock(&self.pins).entry(*key).or_default() += 1;
+    }
+
+    /// Whether a lease or a head is being written for a root or point.
+    pub(crate) fn is_pinned(&self, key: &[u8; 32]) -> bool {
+        lock(&self.pins).contains_key(key)
     }
 
     /// As [`Folder::pin`], if the shard is known here; says what is known.

@@ -36,9 +36,9 @@ mod walk;
 mod watch;
 mod writer;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use dolmen_proto::ids::{AccountId, Point, ShardRoot, Timestamp};
@@ -52,7 +52,7 @@ use self::folder::{Folder, Room};
 pub(crate) use self::marker::MARKER_FILE;
 pub use self::marker::initialise;
 pub use self::options::*;
-use self::record::{Class, Kind};
+use self::record::{Class, Kind, Record};
 use self::sync::lock;
 use self::volume::Mode;
 pub use self::writer::ShardWriter;
@@ -71,6 +71,7 @@ pub struct Store<D: Disk> {
 struct Inner<D: Disk> {
     options: Arc<StoreOptions>,
     slots: Vec<Slot<D>>,
+    choosing: Mutex<()>,
 }
 
 /// A folder as it was given: usable or only reported.
@@ -123,7 +124,7 @@ impl<D: Disk> Store<D> {
             let states = slots.iter().map(|slot| format!("{}: {:?}", slot.report.name, slot.report.state));
             return Err(StoreError::NoFolder(states.collect::<Vec<_>>().join("; ")));
         }
-        Ok((Self { inner: Arc::new(Inner { options, slots }) }, report))
+        Ok((Self { inner: Arc::new(Inner { options, slots, choosing: Mutex::new(()) }) }, report))
     }
 
     /// Starts a put. When the shard is already held, its bytes are checked and not stored again.
@@ -135,7 +136,9 @@ impl<D: Disk> Store<D> {
             let limit = u64::from(self.inner.options.shard_max_bytes);
             return Err(StoreError::TooLarge { what: "shard", actual: u64::from(length_bytes), limit });
         }
-        let mut damaged_in = None;
+        let mut known_in = None;
+        // One put of a root at a time chooses a folder, so that two at once choose the same.
+        let choosing = lock(&self.inner.choosing);
         for (place, folder) in self.readable().enumerate() {
             match folder.pin_known(&root)? {
                 Some(entry) if entry.kind == Kind::Shard && folder.check_writable().is_ok() => {
@@ -148,23 +151,27 @@ impl<D: Disk> Store<D> {
                 }
                 Some(_) => {
                     folder.unpin_failed(root.as_bytes());
-                    damaged_in = Some(place);
+                    known_in = Some(place);
                 }
+                None if folder.is_pinned(root.as_bytes()) => known_in = Some(place),
                 None => {}
             }
         }
         let mut folders: Vec<_> = self.readable().enumerate().collect();
-        // Beside the leases of a damaged shard if there are any, else where there is most room.
+        // Beside another put of it or the leases of a damaged one, else where there is most room.
         folders.sort_by_key(|(place, folder)| {
-            (Some(*place) != damaged_in, std::cmp::Reverse(folder.known_room(Room::Shard)))
+            (Some(*place) != known_in, std::cmp::Reverse(folder.known_room(Room::Shard)))
         });
         let mut result = Err(StoreError::DiskFull { wanted: u64::from(length_bytes) });
         for (_, folder) in folders {
+            folder.pin(root.as_bytes());
             result = ShardWriter::storing(folder.clone(), root, length_bytes);
             if result.is_ok() {
                 break;
             }
+            folder.unpin_failed(root.as_bytes());
         }
+        drop(choosing);
         result
     }
 
@@ -204,7 +211,13 @@ impl<D: Disk> Store<D> {
                 }
             }
         }
-        let leases: Vec<_> = leases.into_values().map(|(_, lease)| lease).collect();
+        let mut counting = Vec::with_capacity(leases.len());
+        for (account, (generation, lease)) in leases {
+            if self.newer_kind(root, &account, generation)?.is_none() {
+                counting.push(lease);
+            }
+        }
+        let leases = counting;
         Ok(state.filter(|_| !leases.is_empty()).map(|state| ShardInfo { length_bytes, state, leases }))
     }
 
@@ -222,8 +235,11 @@ impl<D: Disk> Store<D> {
             } else if state.is_none() {
                 state = Some(ShardState::Damaged);
             }
-            let leases = folder.catalogue.leases(root).map_err(|reason| folder.index_error(reason))?;
-            until = until.max(leases.iter().map(|(_, _, lease)| Timestamp::from_unix_ms(lease.value)).max());
+            for (_, account, lease) in folder.catalogue.leases(root).map_err(|reason| folder.index_error(reason))? {
+                if self.newer_kind(root, &AccountId::new(account), lease.generation)?.is_none() {
+                    until = until.max(Some(Timestamp::from_unix_ms(lease.value)));
+                }
+            }
         }
         Ok(state.zip(until).map(|(state, until)| ShardSummary { length_bytes, state, until }))
     }
@@ -238,7 +254,7 @@ impl<D: Disk> Store<D> {
         for folder in self.readable() {
             match folder.pin_known(&root)? {
                 Some(entry) if entry.kind == Kind::Shard => {
-                    return match writer::append_lease(folder, &root, &lease, entry.body_bytes) {
+                    return match writer::append_lease(folder, &root, &lease, entry.body_bytes, None) {
                         Ok((hold, record)) => Ok(folder.register_pinned(hold, record)),
                         Err(error) => {
                             folder.unpin_failed(root.as_bytes());
@@ -263,25 +279,26 @@ impl<D: Disk> Store<D> {
     /// `NotHeld`, `TooLarge`, `DiskFull`, `Io`.
     pub fn remove_lease(&self, root: ShardRoot, account: AccountId, evidence: &[u8]) -> Result<Ticket, StoreError> {
         too_large("evidence", evidence.len(), EVIDENCE_MAX_BYTES)?;
+        let Some(newest) = self.newest_lease(&root, &account)? else { return Err(StoreError::NotHeld) };
         let mut ticket = Ticket::default();
-        let mut found = false;
         for folder in self.readable() {
-            let lease = folder.catalogue.lease(&root, &account).map_err(|reason| folder.index_error(reason))?;
-            let Some(lease) = lease else { continue };
+            if folder.catalogue.lease(&root, &account).map_err(|reason| folder.index_error(reason))?.is_none() {
+                continue;
+            }
             let draft = Draft {
                 kind: Kind::LeaseEnd,
                 a: *root.as_bytes(),
                 b: *account.as_bytes(),
-                value: if evidence.is_empty() { 0 } else { lease.value },
+                value: newest.until.as_unix_ms(),
                 mark: [0; 16],
                 tail: evidence,
                 generation: None,
+                after: None,
             };
             let (hold, record) = folder.append_small(draft, Room::Ending)?;
             ticket.merge(folder.register_one(hold, record));
-            found = true;
         }
-        if found { Ok(ticket) } else { Err(StoreError::NotHeld) }
+        Ok(ticket)
     }
 
     /// The signed delete that ended a lease, while it is kept.
@@ -307,16 +324,12 @@ impl<D: Disk> Store<D> {
         after: Option<ShardRoot>,
         max: usize,
     ) -> Result<Vec<LeaseSummary>, StoreError> {
-        let mut found: BTreeMap<ShardRoot, LeaseSummary> = BTreeMap::new();
+        let mut roots = BTreeSet::new();
         for folder in self.readable() {
-            let roots = folder.catalogue.roots_of(&account, after.as_ref(), max);
-            for root in roots.map_err(|reason| folder.index_error(reason))? {
-                if let Some(summary) = folder.summary(&root, &account)? {
-                    keep_latest(found.entry(root).or_insert(summary), summary);
-                }
-            }
+            let found = folder.catalogue.roots_of(&account, after.as_ref(), max);
+            roots.extend(found.map_err(|reason| folder.index_error(reason))?);
         }
-        Ok(found.into_values().take(max).collect())
+        self.summaries(roots.into_iter().take(max).map(|root| (root, account)))
     }
 
     /// All leases in order of (root, account), from the first after `after`, at most `max`: for quotas at start.
@@ -324,18 +337,13 @@ impl<D: Disk> Store<D> {
     /// # Errors
     /// `Index`.
     pub fn leases(&self, after: Option<(ShardRoot, AccountId)>, max: usize) -> Result<Vec<LeaseSummary>, StoreError> {
-        let mut found: BTreeMap<(ShardRoot, AccountId), LeaseSummary> = BTreeMap::new();
+        let mut keys = BTreeSet::new();
         let after = after.as_ref().map(|(root, account)| (root.as_bytes(), account.as_bytes()));
         for folder in self.readable() {
             let pairs = folder.catalogue.all_leases(after, max).map_err(|reason| folder.index_error(reason))?;
-            for (a, b, _) in pairs {
-                let (root, account) = (ShardRoot::new(a), AccountId::new(b));
-                if let Some(summary) = folder.summary(&root, &account)? {
-                    keep_latest(found.entry((root, account)).or_insert(summary), summary);
-                }
-            }
+            keys.extend(pairs.into_iter().map(|(a, b, _)| (ShardRoot::new(a), AccountId::new(b))));
         }
-        Ok(found.into_values().take(max).collect())
+        self.summaries(keys.into_iter().take(max))
     }
 
     /// Reads exactly `buffer.len()` bytes of a shard. The bytes are not hashed here: readers have the root.
@@ -395,6 +403,7 @@ impl<D: Disk> Store<D> {
             mark: [0; 16],
             tail: bytes,
             generation: None,
+            after: None,
         };
         let mut result = Err(StoreError::DiskFull { wanted: bytes.len() as u64 });
         for (_, _, folder) in folders {
@@ -445,6 +454,7 @@ impl<D: Disk> Store<D> {
         let mut report = ExpireReport::default();
         let mut ticket = Ticket::default();
         let mut result = Ok(());
+        let newer = |root: &ShardRoot, account: &AccountId, generation| self.newer_kind(root, account, generation);
         for folder in self.writable() {
             let left =
                 max.saturating_sub(report.leases.len()).saturating_sub(usize::try_from(report.heads).unwrap_or(max));
@@ -452,7 +462,7 @@ impl<D: Disk> Store<D> {
                 report.more = true;
                 break;
             }
-            let expired = folder.expire(now, short_of_space, left, &mut report, &mut ticket);
+            let expired = folder.expire(now, short_of_space, left, &mut report, &mut ticket, &newer);
             result = result.and(expired);
         }
         ticket.wait()?;
@@ -474,7 +484,7 @@ impl<D: Disk> Store<D> {
         let mut result = Ok(());
         for folder in self.writable() {
             let left = budget_bytes.saturating_sub(report.copied_bytes);
-            let compacted = folder.compact(now, short_of_space, left, &mut report);
+            let compacted = folder.compact(now, short_of_space, left, &|ending| self.is_needed(ending), &mut report);
             result = result.and(compacted);
         }
         result.map(|()| report)
@@ -550,6 +560,64 @@ impl<D: Disk> Store<D> {
         result
     }
 
+    /// The lease that counts over all folders. One key is on several of them only where one could not be written for a while;
+    /// generations are the store's, so the newest record decides, ending or not.
+    fn newest_lease(&self, root: &ShardRoot, account: &AccountId) -> Result<Option<LeaseSummary>, StoreError> {
+        let mut newest: Option<Entry> = None;
+        let mut length_bytes = 0;
+        for folder in self.readable() {
+            let entry = folder.catalogue.entry(Class::Lease, root.as_bytes(), account.as_bytes());
+            let Some(entry) = entry.map_err(|reason| folder.index_error(reason))? else { continue };
+            length_bytes = known(folder, root)?.map_or(length_bytes, |shard| shard.shard_bytes());
+            if newest.is_none_or(|newest| newest.generation < entry.generation) {
+                newest = Some(entry);
+            }
+        }
+        let lease = newest.filter(|newest| newest.kind == Kind::Lease);
+        Ok(lease.map(|lease| LeaseSummary {
+            root: *root,
+            account: *account,
+            length_bytes,
+            until: Timestamp::from_unix_ms(lease.value),
+            mark: lease.mark,
+        }))
+    }
+
+    /// What the newest record of a lease says, if it is newer than this one.
+    fn newer_kind(&self, root: &ShardRoot, account: &AccountId, generation: u64) -> Result<Option<Kind>, StoreError> {
+        let mut newest = (generation, None);
+        for folder in self.readable() {
+            let entry = folder.catalogue.entry(Class::Lease, root.as_bytes(), account.as_bytes());
+            if let Some(entry) = entry.map_err(|reason| folder.index_error(reason))?
+                && entry.generation > newest.0
+            {
+                newest = (entry.generation, Some(entry.kind));
+            }
+        }
+        Ok(newest.1)
+    }
+
+    /// Whether an ending may still be what keeps an older record on another folder from counting.
+    fn is_needed(&self, ending: &Record) -> bool {
+        let Some(class) = ending.kind.class() else { return true };
+        self.inner.slots.iter().any(|slot| match &slot.folder {
+            Some(folder) if folder.check_readable().is_ok() && !folder.has_suspects() => {
+                let entry = folder.catalogue.entry(class, &ending.a, &ending.b);
+                entry.map_or(true, |entry| entry.is_some_and(|entry| entry.generation < ending.generation))
+            }
+            // Nobody knows what is on it.
+            Some(_) | None => true,
+        })
+    }
+
+    fn summaries(&self, keys: impl Iterator<Item = (ShardRoot, AccountId)>) -> Result<Vec<LeaseSummary>, StoreError> {
+        let mut found = Vec::new();
+        for (root, account) in keys {
+            found.extend(self.newest_lease(&root, &account)?);
+        }
+        Ok(found)
+    }
+
     fn readable(&self) -> impl Iterator<Item = &Arc<Folder<D>>> {
         let folders = self.inner.slots.iter().filter_map(|slot| slot.folder.as_ref());
         folders.filter(|folder| folder.check_readable().is_ok())
@@ -562,13 +630,6 @@ impl<D: Disk> Store<D> {
 
 fn known<D: Disk>(folder: &Folder<D>, root: &ShardRoot) -> Result<Option<Entry>, StoreError> {
     folder.catalogue.shard(root).map_err(|reason| folder.index_error(reason))
-}
-
-/// Of two summaries of one lease on different folders, the one that ends later.
-fn keep_latest(kept: &mut LeaseSummary, other: LeaseSummary) {
-    if kept.until < other.until {
-        *kept = other;
-    }
 }
 
 /// Of heads by one key on different folders, the one written last.

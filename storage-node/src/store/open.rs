@@ -338,7 +338,7 @@ impl<D: Disk> Folder<D> {
         } else {
             (Kind::LeaseEnd, lease.b, 0)
         };
-        let draft = Draft { kind, a: lease.a, b, value, mark: [0; 16], tail: &[], generation: None };
+        let draft = Draft { kind, a: lease.a, b, value, mark: [0; 16], tail: &[], generation: None, after: None };
         match self.append_small(draft, Room::Ending) {
             Ok((hold, record)) => {
                 // Counts at once: the rest of the tidying looks at it.

@@ -1,8 +1,8 @@
 //! Reading a volume that has no valid table at its end: after a crash, or when the table is damaged.
 //!
-//! Decides which records of such a volume are whole. Never trusts a body without hashing it, unless a table written after
-//! a later sync vouches for it; never writes.
+//! Decides which records of such a volume are whole. Never trusts a body without hashing it; never writes.
 
+use std::collections::BTreeSet;
 use std::io;
 
 use super::marker::VOLUME_START;
@@ -18,62 +18,73 @@ const WINDOW_BYTES: usize = 256 * 1024;
 pub(crate) struct Walked {
     /// Whole records in the order in which they stand.
     pub(crate) rows: Vec<Record>,
-    /// First offset after the last valid header's record.
+    /// First offset after the last whole record.
     pub(crate) end: u64,
     /// Every record below this was on disk at some time: if it is not whole, the disk lost it.
     pub(crate) durable: u64,
-    /// Shards and tails that are not whole.
+    /// Shards, leases, heads and endings that are not whole.
     pub(crate) torn: usize,
     /// Valid headers seen, of any kind.
     pub(crate) headers: usize,
 }
 
-/// Walks a volume of this length.
+/// Walks a volume of this length. Only whole records are stepped over: the header of a put that a crash cut short may claim
+/// a span in which later records lie.
 pub(crate) fn walk<F: DiskFile>(file: &F, salt: &[u8; 32], length: u64) -> io::Result<Walked> {
     let mut walked = Walked { end: VOLUME_START, ..Walked::default() };
-    let mut vouched = 0;
+    let mut broken = BTreeSet::new();
     let mut position = VOLUME_START;
     while position.saturating_add(ALIGN) <= length {
-        let record = read_header(file, salt, position)?.filter(|record| record.end() <= length);
-        let Some(record) = record else {
-            match next_header(file, salt, position + ALIGN, length)? {
-                Some(next) => position = next,
-                None => break,
+        let record = read_header(file, salt, position)?;
+        if let Some(record) = record {
+            walked.headers += 1;
+            walked.durable = walked.durable.max(record.durable);
+            if record.end() <= length && walked.take(file, salt, record)? {
+                position = record.end();
+                walked.end = position;
+                continue;
             }
-            continue;
-        };
-        walked.headers += 1;
-        walked.durable = walked.durable.max(record.durable);
+            if record.kind.class().is_some() {
+                walked.torn += 1;
+                broken.insert(position);
+            }
+        }
+        match next_header(file, salt, position + ALIGN, length)? {
+            Some(next) => position = next,
+            None => break,
+        }
+    }
+    // A table may have brought back what is known not to be whole.
+    walked.rows.retain(|row| !broken.contains(&row.offset));
+    Ok(walked)
+}
+
+impl Walked {
+    /// Takes a record in, if it is whole.
+    fn take<F: DiskFile>(&mut self, file: &F, salt: &[u8; 32], record: Record) -> io::Result<bool> {
         match record.kind {
-            Kind::Void | Kind::End => {}
-            Kind::Shard => walked.rows.push(record),
+            Kind::Void => return Ok(false),
+            Kind::End => {}
             Kind::Table => {
-                if let Some(rows) = read_rows(file, salt, &record)? {
-                    walked.rows = rows;
-                    vouched = record.offset;
-                    walked.durable = walked.durable.max(record.offset);
+                let Some(rows) = read_rows(file, salt, &record)? else { return Ok(false) };
+                self.rows = rows;
+                self.durable = self.durable.max(record.offset);
+            }
+            Kind::Shard => {
+                if !shard_is_whole(file, salt, &record)? {
+                    return Ok(false);
                 }
+                self.rows.push(record);
             }
             Kind::ShardLost | Kind::Lease | Kind::LeaseEnd | Kind::Head | Kind::HeadEnd => {
-                match read_tail(file, salt, &record)?.and_then(|tail| record.with_tail(&tail)) {
-                    Some(record) => walked.rows.push(record),
-                    None => walked.torn += 1,
-                }
+                let Some(record) = read_tail(file, salt, &record)?.and_then(|tail| record.with_tail(&tail)) else {
+                    return Ok(false);
+                };
+                self.rows.push(record);
             }
         }
-        position = record.end();
-        walked.end = position;
+        Ok(true)
     }
-    let mut whole = Vec::with_capacity(walked.rows.len());
-    for row in walked.rows {
-        if row.kind == Kind::Shard && row.offset >= vouched && !shard_is_whole(file, salt, &row)? {
-            walked.torn += 1;
-        } else {
-            whole.push(row);
-        }
-    }
-    walked.rows = whole;
-    Ok(walked)
 }
 
 /// The offset of the next valid header at or after `from`. Salted checks keep an uploader's bytes from being one.
@@ -84,9 +95,7 @@ fn next_header<F: DiskFile>(file: &F, salt: &[u8; 32], from: u64, length: u64) -
         let count = file.read_at(&mut window, start)?;
         for (slot, bytes) in window[..count].chunks_exact(HEADER_BYTES).enumerate() {
             let offset = start + slot as u64 * ALIGN;
-            if bytes[..RECORD_MAGIC.len()] == RECORD_MAGIC
-                && Record::decode(bytes, salt, offset).is_some_and(|record| record.end() <= length)
-            {
+            if bytes[..RECORD_MAGIC.len()] == RECORD_MAGIC && Record::decode(bytes, salt, offset).is_some() {
                 return Ok(Some(offset));
             }
         }

@@ -26,7 +26,7 @@ pub struct ShardWriter<D: Disk> {
     hasher: RootHasher,
     /// Where the bytes go; `None` where the shard is here already: then they are only checked.
     extent: Option<Extent<D>>,
-    /// Whether this writer has pinned the shard that is here already.
+    /// Whether this writer has the root pinned: from the choice of the folder until the lease is registered.
     pinned: bool,
 }
 
@@ -56,11 +56,11 @@ impl<D: Disk> ShardWriter<D> {
         Self { folder, root, length_bytes, hasher: RootHasher::new(), extent: None, pinned: true }
     }
 
-    /// Reserves an extent and writes its header.
+    /// Reserves an extent and writes its header. The caller has pinned the root; on failure it still is.
     pub(crate) fn storing(folder: Arc<Folder<D>>, root: ShardRoot, length_bytes: u32) -> Result<Self, StoreError> {
         let tail_bytes = outboard_bytes(length_bytes);
         let bytes = span(length_bytes, tail_bytes);
-        let (hold, record) = folder.place(bytes, Room::Shard, |volume, tail, file| {
+        let (hold, record) = folder.place(bytes, Room::Shard, None, |volume, tail, file| {
             let record = Record {
                 kind: Kind::Shard,
                 offset: tail.end,
@@ -87,7 +87,7 @@ impl<D: Disk> ShardWriter<D> {
             }
         };
         let extent = Extent { hold, file, record, written: 0, buffer: Vec::new() };
-        Ok(Self { folder, root, length_bytes, hasher: RootHasher::new(), extent: Some(extent), pinned: false })
+        Ok(Self { folder, root, length_bytes, hasher: RootHasher::new(), extent: Some(extent), pinned: true })
     }
 
     /// Appends bytes of the shard.
@@ -132,7 +132,7 @@ impl<D: Disk> ShardWriter<D> {
             extent.put_tail(&self.folder, &outboard)?;
         }
         let Some(extent) = self.extent.take() else {
-            let (hold, record) = append_lease(&self.folder, &self.root, &lease, self.length_bytes)?;
+            let (hold, record) = append_lease(&self.folder, &self.root, &lease, self.length_bytes, None)?;
             self.pinned = false;
             return Ok(self.folder.register_pinned(hold, record));
         };
@@ -166,13 +166,9 @@ impl<D: Disk> ShardWriter<D> {
         lease: &LeaseRecord,
     ) -> Result<Ticket, StoreError> {
         let volume: Arc<VolumeOf<D>> = hold.volume().clone();
-        self.folder.pin(self.root.as_bytes());
-        self.pinned = true;
-        let (lease_hold, lease_record) = append_lease(&self.folder, &self.root, lease, self.length_bytes)?;
-        if lease_hold.volume().number != volume.number {
-            // A lease must not be durable before its shard: after a crash it would look like a shard that the disk lost.
-            self.folder.sync_all_of(&volume)?;
-        }
+        // A lease must not be durable before its shard: after a crash it would look like a shard that the disk lost.
+        let (lease_hold, lease_record) =
+            append_lease(&self.folder, &self.root, lease, self.length_bytes, Some(&volume))?;
         let last = lease_hold.volume().clone();
         let unpin = Some(*self.root.as_bytes());
         let change = Change { records: vec![(hold, record), (lease_hold, lease_record)], copy_of: None, unpin };
@@ -239,12 +235,13 @@ pub(crate) fn check_terms(lease: &LeaseRecord) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Writes a lease record.
+/// Writes a lease record; in another volume than `after` only once that one is synced.
 pub(crate) fn append_lease<D: Disk>(
     folder: &Folder<D>,
     root: &ShardRoot,
     lease: &LeaseRecord,
     length_bytes: u32,
+    after: Option<&Arc<VolumeOf<D>>>,
 ) -> Result<Written<D>, StoreError> {
     let tail = encode_lease(lease, length_bytes);
     let draft = Draft {
@@ -255,6 +252,7 @@ pub(crate) fn append_lease<D: Disk>(
         mark: lease.mark,
         tail: &tail,
         generation: None,
+        after,
     };
     folder.append_small(draft, Room::Small)
 }
