@@ -38,6 +38,7 @@ const LICENCES: &[&str] = &[
     "ISC",
     "MIT",
     "MIT-0",
+    "MPL-2.0",
     "OpenSSL",
     "Unicode-3.0",
     "Unlicense",

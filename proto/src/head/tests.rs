@@ -1,3 +1,5 @@
+//! Tests of heads: who can write one, who can open one, which wins.
+
 use core::net::SocketAddr;
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Tests of manifests: round trips, damage, order and bounds.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Tests of base tables: round trips, damage, look-ups.
+
 use core::net::SocketAddr;
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Tests of trees of blobs: splitting, walking, bounds.
+
 use proptest::prelude::*;
 
 use super::testing::MemorySink;

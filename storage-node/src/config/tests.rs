@@ -1,3 +1,5 @@
+//! Tests of node.toml: what is refused, and that the template is what it says.
+
 use super::*;
 
 const MINIMAL: &str = "data = [\"disk\"]\nlisten = \"127.0.0.1:4000\"\n";
