@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use dolmen_net::directory::Multiaddr;
@@ -22,6 +22,12 @@ use crate::state::State;
 
 /// Windows of all connections together, at most; the rest of the budget is for contents.
 const WINDOWS_MAX_BYTES: u64 = 96 * MIB;
+
+/// A connection that hears nothing for this long is lost: what was on its way to a killed node goes elsewhere then. A
+/// node that is only slow, or whose disk hangs, still acknowledges.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a silent connection is kept alive; three times within the above.
+const KEEP_ALIVE: Duration = Duration::from_secs(3);
 
 /// Data plane and directory under one throw-away key.
 pub(crate) struct Live {
@@ -54,6 +60,8 @@ impl Live {
         let identity = Identity::generate().map_err(|error| local(&error))?;
         let options = DataPlaneOptions {
             memory_budget_bytes: (budget_bytes / 3).clamp(8 * MIB, WINDOWS_MAX_BYTES),
+            idle_timeout: IDLE_TIMEOUT,
+            keep_alive: KEEP_ALIVE,
             ..DataPlaneOptions::default()
         };
         let data = DataClient::new(&identity, options).map_err(|error| local(&error))?;
