@@ -102,6 +102,7 @@ pub(crate) async fn put(
         progress: progress.clone(),
         failed: Mutex::default(),
         slow: Mutex::default(),
+        unreachable: Mutex::default(),
         sent_bytes: AtomicU64::new(0),
         warned: Mutex::default(),
     });

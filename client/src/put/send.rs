@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dolmen_net::driver::{Executor, MonotonicClock, Step, run};
@@ -22,6 +23,10 @@ use crate::network::attempt::{Told, watched};
 use crate::network::{Account, Nodes};
 use crate::progress::Progress;
 use crate::state::Placed;
+
+/// How long a node that could not be reached is left alone by the whole put. Every try costs a dial's timeout, and without this
+/// each segment would wait for each dead node anew.
+const UNREACHABLE_REST: Duration = Duration::from_secs(30);
 
 /// A segment whose shards are held.
 #[derive(Debug, Clone)]
@@ -64,6 +69,8 @@ pub(crate) struct Sender {
     /// Nodes whose attempts were given up because others were faster: a dead one among them would be found out only when
     /// its connection times out.
     pub(crate) slow: Mutex<BTreeSet<NodeId>>,
+    /// When nodes were last found unreachable in this put.
+    pub(crate) unreachable: Mutex<BTreeMap<NodeId, Instant>>,
     /// Bytes of shards that this run sent and that were acknowledged.
     pub(crate) sent_bytes: AtomicU64,
     pub(crate) warned: Mutex<BTreeSet<String>>,
@@ -210,6 +217,10 @@ impl Executor<UploadSession> for Upload {
             return Step::Event(UploadEvent::Failed { attempt, fault: Fault::Local });
         };
         let sender = Arc::clone(&self.sender);
+        let failed_at = locked(&sender.unreachable).get(&node).copied();
+        if failed_at.is_some_and(|at| at.elapsed() < UNREACHABLE_REST) {
+            return Step::Event(UploadEvent::Failed { attempt, fault: Fault::Unreachable });
+        }
         let sent = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&sent);
         let open = Arc::clone(&self.open);
@@ -225,6 +236,9 @@ impl Executor<UploadSession> for Upload {
                 }
                 Err(fault) => {
                     tracing::debug!(node = %node.short(), shard = %root.short(), %fault, "a shard was not put");
+                    if fault.fault == Fault::Unreachable {
+                        locked(&sender.unreachable).insert(node, Instant::now());
+                    }
                     if !matches!(fault.fault, Fault::Busy { .. } | Fault::Local) {
                         locked(&sender.failed).insert(node);
                     }
