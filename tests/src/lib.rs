@@ -2,6 +2,7 @@
 
 pub mod faulty_disk;
 pub mod model;
+pub mod network;
 pub mod processes;
 pub mod shards;
 pub mod sim;

@@ -4,7 +4,6 @@
 //! owner is dropped, also when a test fails. Panics where the machine does not do what a test needs.
 
 use std::fs::{self, File};
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -178,22 +177,43 @@ impl Running {
         &mut self.process
     }
 
+    /// Standard output so far.
+    #[must_use]
+    pub fn output(&self) -> String {
+        String::from_utf8_lossy(&whole(&self.output)).into_owned()
+    }
+
+    /// Standard error so far.
+    #[must_use]
+    pub fn errors(&self) -> String {
+        String::from_utf8_lossy(&whole(&self.errors)).into_owned()
+    }
+
+    /// SIGKILL, and waits until the command is gone.
+    pub fn kill(self) {
+        self.process.kill();
+    }
+
     /// Waits until the command ends by itself.
+    #[must_use]
     pub fn finish(self) -> Outcome {
         let Self { process, output, errors } = self;
         let status = process.wait();
-        Outcome { code: status.code(), output: whole(output), errors: String::from_utf8_lossy(&whole(errors)).into() }
+        Outcome { code: status.code(), output: whole(&output), errors: String::from_utf8_lossy(&whole(&errors)).into() }
     }
 }
 
-fn whole(mut file: File) -> Vec<u8> {
-    use std::io::Seek as _;
-    let mut bytes = Vec::new();
-    file.rewind().and_then(|()| file.read_to_end(&mut bytes)).expect("a temporary file is readable");
+/// Reads without the file's position, which the process that writes it shares.
+fn whole(file: &File) -> Vec<u8> {
+    use std::os::unix::fs::FileExt as _;
+    let length = file.metadata().expect("a temporary file").len();
+    let mut bytes = vec![0; usize::try_from(length).expect("outputs of tests are small")];
+    file.read_exact_at(&mut bytes, 0).expect("a temporary file is readable");
     bytes
 }
 
 /// Runs a command to its end.
+#[must_use]
 pub fn run(command: &mut Command) -> Outcome {
     Running::start(command).finish()
 }
