@@ -86,7 +86,8 @@ async fn what_was_acknowledged_survives_fifty_kills_in_a_write_loop() {
         node.start();
         read_all(&node, &acknowledged).await;
         let (owner, address) = (Owner::new(0), node.address());
-        for (number, bytes) in std::mem::take(&mut *asked.lock().expect("no panic")) {
+        let asked = std::mem::take(&mut *asked.lock().expect("no panic"));
+        for (number, bytes) in asked {
             match owner.get(&address, root_of(&bytes), bytes.len()).await {
                 Ok(found) => assert_eq!(found, bytes, "shard {number}"),
                 Err(Trouble::Refused(ErrorCode::NotHeld)) => {
