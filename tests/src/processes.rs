@@ -80,11 +80,6 @@ impl Process {
         wait_for("the end of a process", || self.ended())
     }
 
-    /// Takes the pipe of standard output.
-    pub fn take_output(&mut self) -> Option<std::process::ChildStdout> {
-        self.0.stdout.take()
-    }
-
     fn kill_and_reap(&mut self) {
         // An error means that it has ended already.
         let _ = self.0.kill();
