@@ -552,6 +552,35 @@ fn a_disk_that_cannot_be_read_is_not_taken_for_rot() {
 }
 
 #[test]
+fn a_bad_sector_costs_the_shard_on_it_and_no_other() {
+    let (disk, store) = one_disk(1);
+    let shards: Vec<_> = (0..5u8).map(|seed| vec![seed; 3000]).collect();
+    for bytes in &shards {
+        let ticket = put(&store, bytes).unwrap();
+        store.commit(ticket).unwrap();
+    }
+    let (name, at) = disk.find(&shards[2]).unwrap();
+    disk.spoil(&name, at + 1500);
+    let root = root_of(&shards[2]);
+    assert!(matches!(store.read(&root, 0, &mut [0; 3000]), Err(StoreError::Io { .. })));
+    // Found by a walk after a kill as well as by a scrub.
+    disk.crash(&mut Draw::new(1), Crash::Nothing);
+    let (walked, report) = open(std::slice::from_ref(&disk), Timestamp::default());
+    assert_eq!((report.folders[0].walked, report.folders[0].damaged), (1, 1));
+    let check = |store: &Store<FaultyDisk>| {
+        for bytes in &shards {
+            let expected = if root_of(bytes) == root { ShardState::Damaged } else { ShardState::Held };
+            assert_eq!(store.lookup(&root_of(bytes)).unwrap().unwrap().state, expected);
+        }
+    };
+    check(&walked);
+    let (other, name) = (&shards[3], name);
+    let (_, at) = disk.find(other).unwrap();
+    disk.spoil(&name, at);
+    assert_eq!(walked.scrub(u64::MAX).unwrap().damaged, vec![root_of(other)]);
+}
+
+#[test]
 fn a_full_device_refuses_shards_and_takes_deletes_out_of_the_reserve() {
     let (disk, store) = one_disk(1);
     disk.set_capacity(Some(80_000));

@@ -5,7 +5,7 @@
 //! Also on demand: no space after so many bytes, a failing sync (after which some of what was dirty is lost for good although
 //! reads still show it, as Linux does), bit rot, and errors in reading and writing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -162,6 +162,8 @@ struct State {
     /// What the file system says is free; less than is true when somebody else fills the disk.
     failing_syncs: u32,
     failing_reads: bool,
+    /// Sectors (inode, number) that cannot be read.
+    bad_sectors: BTreeSet<(usize, usize)>,
     failing_writes: bool,
     /// Grows with every crash: files opened before are of no use.
     era: u64,
@@ -270,6 +272,14 @@ impl FaultyDisk {
         })
     }
 
+    /// Makes the sector at an offset unreadable.
+    pub fn spoil(&self, name: &str, offset: usize) {
+        let mut state = self.lock();
+        if let Some(&inode) = state.names.get(name) {
+            state.bad_sectors.insert((inode, offset / SECTOR_BYTES));
+        }
+    }
+
     /// Flips one bit, on the platter and as it is seen.
     pub fn rot(&self, name: &str, offset: usize, bit: u8) {
         let mut state = self.lock();
@@ -364,6 +374,10 @@ impl DiskFile for FaultyFile {
             let seen = &state.inodes[inode].seen;
             let start = position(offset)?.min(seen.len());
             let count = buffer.len().min(seen.len() - start);
+            let sectors = (inode, start / SECTOR_BYTES)..(inode, (start + count).div_ceil(SECTOR_BYTES));
+            if state.bad_sectors.range(sectors).next().is_some() {
+                return Err(eio());
+            }
             buffer[..count].copy_from_slice(&seen[start..start + count]);
             Ok(count)
         })

@@ -26,6 +26,10 @@ pub(crate) struct Entry {
 const ENTRY_BYTES: usize = 57;
 const LEASE_KEY_BYTES: usize = 65;
 const DUE_KEY_BYTES: usize = 73;
+/// Records gathered by a rebuild before they go to the index.
+const STAGED_MAX: usize = 131_072;
+/// Changes of one batch of a rebuild.
+const CHANGES_PER_BATCH: usize = 4096;
 
 impl Entry {
     fn new(record: &Record, volume: u64) -> Self {
@@ -124,6 +128,15 @@ impl Totals {
         }
     }
 
+    fn exchange(&mut self, old: Option<&Entry>, new: Option<&Entry>) {
+        if let Some(old) = old {
+            self.remove(old);
+        }
+        if let Some(new) = new {
+            self.add(new);
+        }
+    }
+
     fn remove(&mut self, entry: &Entry) {
         let live = self.live.entry(entry.volume).or_default();
         *live = live.saturating_sub(entry.span());
@@ -180,6 +193,44 @@ fn pair(key: &[u8], value: &[u8]) -> Result<Pair, String> {
         return Err("a key is damaged".to_owned());
     }
     Ok((bytes_32(key, 1), bytes_32(key, 33), Entry::decode(value)?))
+}
+
+/// The changes that let one entry take another's place.
+fn replacement(
+    changes: &mut Vec<Change>,
+    (class, a, b): (Class, &[u8; 32], &[u8; 32]),
+    old: Option<&Entry>,
+    new: Option<&Entry>,
+) {
+    if let Some(old) = old {
+        changes.extend(secondary_keys(old, a, b).into_iter().map(|key| (key, None)));
+    }
+    if let Some(new) = new {
+        changes.extend(secondary_keys(new, a, b).into_iter().map(|key| (key, Some(Vec::new()))));
+    }
+    changes.push((key_of(class, a, b), new.map(Entry::encode)));
+}
+
+/// The newest records of many keys, gathered before they go to the index together.
+#[derive(Debug, Default)]
+pub(crate) struct Staged {
+    newest: BTreeMap<Vec<u8>, (u64, Record)>,
+}
+
+impl Staged {
+    /// Adds a record of a volume, if it is the newest of its key so far.
+    pub(crate) fn add(&mut self, volume: u64, record: &Record) {
+        let Some(class) = record.kind.class() else { return };
+        let newest = self.newest.entry(key_of(class, &record.a, &record.b)).or_insert((volume, *record));
+        if (newest.1.generation, newest.0) < (record.generation, volume) {
+            *newest = (volume, *record);
+        }
+    }
+
+    /// Whether as many are gathered as memory is meant for (some 40 MB).
+    pub(crate) fn is_full(&self) -> bool {
+        self.newest.len() >= STAGED_MAX
+    }
 }
 
 /// The typed index of one folder.
@@ -301,22 +352,31 @@ impl Catalogue {
         old: Option<&Entry>,
         new: Option<&Entry>,
     ) -> Result<(), String> {
-        let mut changes: Vec<Change> = Vec::with_capacity(5);
-        if let Some(old) = old {
-            changes.extend(secondary_keys(old, a, b).into_iter().map(|key| (key, None)));
-        }
-        if let Some(new) = new {
-            changes.extend(secondary_keys(new, a, b).into_iter().map(|key| (key, Some(Vec::new()))));
-        }
-        changes.push((key_of(class, a, b), new.map(Entry::encode)));
+        let mut changes = Vec::with_capacity(5);
+        replacement(&mut changes, (class, a, b), old, new);
         self.index.apply(changes)?;
-        if let Some(old) = old {
-            totals.remove(old);
-        }
-        if let Some(new) = new {
-            totals.add(new);
-        }
+        totals.exchange(old, new);
         Ok(())
+    }
+
+    /// As [`Catalogue::apply`] for many records of different keys, in the order of their keys: what a rebuild does in
+    /// bulk costs the index a fraction of what it does one by one.
+    pub(crate) fn apply_staged(&self, totals: &mut Totals, staged: Staged) -> Result<(), String> {
+        let mut changes = Vec::with_capacity(CHANGES_PER_BATCH + 5);
+        for (key, (volume, record)) in staged.newest {
+            let Some(class) = record.kind.class() else { continue };
+            let old = self.get(&key)?;
+            if old.is_some_and(|old| (old.generation, old.volume) >= (record.generation, volume)) {
+                continue;
+            }
+            let new = Entry::new(&record, volume);
+            replacement(&mut changes, (class, &record.a, &record.b), old.as_ref(), Some(&new));
+            totals.exchange(old.as_ref(), Some(&new));
+            if changes.len() >= CHANGES_PER_BATCH {
+                self.index.apply(std::mem::replace(&mut changes, Vec::with_capacity(CHANGES_PER_BATCH + 5)))?;
+            }
+        }
+        self.index.apply(changes)
     }
 
     /// Lets a record count if it is the newest of its key: higher generation, or the same (a copy) in a later volume.

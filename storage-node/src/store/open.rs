@@ -3,7 +3,7 @@
 //! Decides whether a folder is this node's, whether its index can be believed, and what of an unfinished volume counts. An
 //! index is believed only when the store was closed and every volume has the length noted then.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,15 +11,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dolmen_proto::ids::{ShardRoot, Timestamp};
 
 use super::append::Draft;
-use super::catalogue::{Catalogue, Totals};
+use super::catalogue::{Catalogue, KeyParts, Staged, Totals};
 use super::commit::Ticket;
 use super::folder::{FileOf, Folder, Room, VolumeOf};
 use super::index::{Index, MemoryIndex, SledIndex};
 use super::marker::{VOLUME_START, read_marker, volume_name, volume_number};
 use super::record::{Kind, Record, decode_lease, u64_at};
 use super::sync::{lock, write};
-use super::volume::{Mode, Volume, encode_table, read_exact, read_record, read_table};
-use super::walk::walk;
+use super::volume::{Mode, Volume, encode_table, read_record, read_table};
+use super::walk::{BadPlacesAsZero, Walked, walk};
 use super::watch::WatchedDisk;
 use super::{DataFolder, FolderReport, FolderState, IndexPlace, IndexState, StoreError, StoreOptions};
 use crate::disk::{Disk, DiskFile};
@@ -41,6 +41,53 @@ struct Rebuilt {
     torn: usize,
     unreadable: Vec<String>,
     next_generation: u64,
+    staged: Staged,
+}
+
+/// What one volume holds.
+struct Found {
+    header: Vec<u8>,
+    /// By its table, or by walking it.
+    contents: Result<Vec<Record>, Walked>,
+}
+
+impl Found {
+    fn read<F: DiskFile>(file: &F, salt: &[u8; 32], length: u64) -> io::Result<Self> {
+        let mut header = vec![0; usize::try_from(VOLUME_START).expect("8 KiB fit memory")];
+        file.read_at(&mut header, 0)?;
+        let contents = match read_table(file, salt, length)? {
+            Some(rows) => Ok(rows),
+            None => Err(walk(file, salt, length)?),
+        };
+        Ok(Self { header, contents })
+    }
+}
+
+/// The roots of all shards in order, a page at a time.
+struct Roots<'a> {
+    catalogue: &'a Catalogue,
+    page: VecDeque<[u8; 32]>,
+    after: Option<[u8; 32]>,
+    ended: bool,
+}
+
+impl Roots<'_> {
+    fn peek(&mut self) -> Result<Option<[u8; 32]>, String> {
+        if self.page.is_empty() && !self.ended {
+            let found = self.catalogue.shards(self.after.as_ref(), PAGE)?;
+            self.ended = found.is_empty();
+            self.page = found.into_iter().map(|(root, _)| root).collect();
+            self.after = self.page.back().copied().or(self.after);
+        }
+        Ok(self.page.front().copied())
+    }
+
+    fn next_if(&mut self, wanted: impl Fn(&[u8; 32]) -> bool) -> Result<Option<[u8; 32]>, String> {
+        match self.peek()? {
+            Some(root) if wanted(&root) => Ok(self.page.pop_front()),
+            Some(_) | None => Ok(None),
+        }
+    }
 }
 
 /// Opens one folder. One that cannot be used is only reported.
@@ -214,8 +261,15 @@ impl<D: Disk> Folder<D> {
             let opened = self.rebuild_volume(number, &mut rebuilt);
             opened.map_err(|error| self.io_error("reading a volume", &error))??;
         }
+        self.apply_staged(&mut rebuilt)?;
         self.generations.fetch_max(rebuilt.next_generation, Ordering::SeqCst);
         Ok(rebuilt)
+    }
+
+    fn apply_staged(&self, rebuilt: &mut Rebuilt) -> Result<(), StoreError> {
+        let staged = std::mem::take(&mut rebuilt.staged);
+        let applied = self.catalogue.apply_staged(&mut lock(&self.totals), staged);
+        applied.map_err(|reason| self.index_error(reason))
     }
 
     fn rebuild_volume(&self, number: u64, rebuilt: &mut Rebuilt) -> io::Result<Result<(), StoreError>> {
@@ -223,21 +277,26 @@ impl<D: Disk> Folder<D> {
         let volume = Volume::new(number, self.marker.salt(number), VOLUME_START, Mode::Sealed, u64::MAX);
         let file = self.file(&volume)?;
         let length = file.len()?;
-        let header_bytes = usize::try_from(VOLUME_START).expect("8 KiB fit memory");
-        let area = read_exact(&*file, 0, header_bytes)?;
-        let owned = area.is_some_and(|area| self.marker.owns_volume(&area, number));
+        let found = match Found::read(&*file, &volume.salt, length) {
+            // The disk answers but for some places of this volume: what lies elsewhere in it is not lost.
+            Err(error) if self.answers() => {
+                tracing::error!(folder = self.name, volume = number, %error, "a volume is not readable everywhere");
+                Found::read(&BadPlacesAsZero(file.clone()), &volume.salt, length)?
+            }
+            found => found?,
+        };
+        let owned = self.marker.owns_volume(&found.header, number);
         if !owned && length <= VOLUME_START {
             // A crash while the volume was made; records go in only once its header is durable.
             self.disk.remove(&name)?;
             return Ok(Ok(()));
         }
-        let rows = match read_table(&*file, &volume.salt, length)? {
-            Some(rows) => {
+        let rows = match found.contents {
+            Ok(rows) => {
                 lock(&volume.tail).end = length;
                 rows
             }
-            None => {
-                let walked = walk(&*file, &volume.salt, length)?;
+            Err(walked) => {
                 if !owned && walked.headers == 0 {
                     rebuilt.unreadable.push(name);
                     return Ok(Ok(()));
@@ -256,11 +315,13 @@ impl<D: Disk> Folder<D> {
         rebuilt.next_generation = rebuilt.next_generation.max(newest.saturating_add(1));
         let volume = Arc::new(volume);
         write(&self.volumes).insert(number, volume);
-        let mut totals = lock(&self.totals);
         for row in &rows {
-            if let Err(reason) = self.catalogue.apply(&mut totals, number, row) {
-                return Ok(Err(self.index_error(reason)));
-            }
+            rebuilt.staged.add(number, row);
+        }
+        if rebuilt.staged.is_full()
+            && let Err(error) = self.apply_staged(rebuilt)
+        {
+            return Ok(Err(error));
         }
         Ok(Ok(()))
     }
@@ -289,31 +350,38 @@ impl<D: Disk> Folder<D> {
     /// After a rebuild: lets shards without a lease go, and settles leases without a shard. Returns how many shards are lost.
     fn tidy(self: &Arc<Self>, rebuilt: &Rebuilt, now: Timestamp) -> Result<usize, StoreError> {
         let index_error = |reason| self.index_error(reason);
-        let mut after: Option<[u8; 32]> = None;
-        loop {
-            let page = self.catalogue.shards(after.as_ref(), PAGE).map_err(index_error)?;
-            let Some((last, _)) = page.last() else { break };
-            after = Some(*last);
-            let mut totals = lock(&self.totals);
-            for (root, _) in &page {
-                self.catalogue.drop_unleased(&mut totals, &ShardRoot::new(*root)).map_err(index_error)?;
-            }
-        }
         let mut ticket = Ticket::default();
-        let mut after: Option<([u8; 32], [u8; 32])> = None;
+        // Both are in order of roots: one sweep over each finds whatever has no counterpart.
+        let mut shards = Roots { catalogue: &self.catalogue, page: VecDeque::new(), after: None, ended: false };
+        let mut leased = None;
+        let mut after: Option<KeyParts> = None;
         loop {
             let from = after.as_ref().map(|(a, b)| (a, b));
             let page = self.catalogue.all_leases(from, PAGE).map_err(index_error)?;
             let Some((a, b, _)) = page.last() else { break };
             after = Some((*a, *b));
             for (root, account, entry) in page {
-                if self.catalogue.shard(&ShardRoot::new(root)).map_err(index_error)?.is_some() {
-                    continue;
+                while let Some(passed) = shards.next_if(|next| *next < root).map_err(index_error)? {
+                    if leased == Some(passed) {
+                        continue;
+                    }
+                    self.drop_if_unleased(&mut lock(&self.totals), &passed).map_err(index_error)?;
                 }
-                let durable = rebuilt.durable.get(&entry.volume).is_none_or(|durable| entry.offset < *durable);
-                let lease = entry.record(root, account);
-                let over = entry.value < now.before(self.options.grace).as_unix_ms();
-                self.settle(&lease, entry.volume, durable && !over, &mut ticket)?;
+                if shards.peek().map_err(index_error)? == Some(root) {
+                    leased = Some(root);
+                }
+                let has_shard =
+                    leased == Some(root) || self.catalogue.shard(&ShardRoot::new(root)).map_err(index_error)?.is_some();
+                if !has_shard {
+                    let durable = rebuilt.durable.get(&entry.volume).is_none_or(|durable| entry.offset < *durable);
+                    let over = entry.value < now.before(self.options.grace).as_unix_ms();
+                    self.settle(&entry.record(root, account), entry.volume, durable && !over, &mut ticket)?;
+                }
+            }
+        }
+        while let Some(passed) = shards.next_if(|_| true).map_err(index_error)? {
+            if leased != Some(passed) {
+                self.drop_if_unleased(&mut lock(&self.totals), &passed).map_err(index_error)?;
             }
         }
         if let Err(error) = ticket.wait() {

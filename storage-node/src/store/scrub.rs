@@ -92,7 +92,7 @@ impl<D: Disk> Folder<D> {
     }
 
     /// Whether the disk can read anything at all.
-    fn answers(&self) -> bool {
+    pub(crate) fn answers(&self) -> bool {
         matches!(super::marker::read_marker(&self.disk), Ok(Some(_)))
     }
 }

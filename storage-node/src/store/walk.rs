@@ -4,14 +4,57 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::sync::Arc;
 
 use super::marker::VOLUME_START;
 use super::record::{ALIGN, HEADER_BYTES, Kind, RECORD_MAGIC, Record};
 use super::volume::{read_header, read_rows, read_tail, shard_is_whole};
 use crate::disk::DiskFile;
 
+/// What is given up at once where reading fails: one sector.
+const PLACE_BYTES: u64 = 512;
 /// Bytes read at a time when the next header is looked for.
 const WINDOW_BYTES: usize = 256 * 1024;
+
+/// A file whose unreadable places read as zero: what lies there fails its checks, and what lies around it is found.
+pub(crate) struct BadPlacesAsZero<F>(pub(crate) Arc<F>);
+
+impl<F: DiskFile> DiskFile for BadPlacesAsZero<F> {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        if let Ok(count) = self.0.read_at(buffer, offset) {
+            return Ok(count);
+        }
+        let length = self.0.len()?.saturating_sub(offset);
+        let count = usize::try_from(length).map_or(buffer.len(), |length| length.min(buffer.len()));
+        let mut done = 0;
+        while done < count {
+            let place = offset + done as u64;
+            let rest = usize::try_from(PLACE_BYTES - place % PLACE_BYTES).expect("a place fits memory");
+            let piece = &mut buffer[done..count.min(done + rest)];
+            if self.0.read_at(piece, place).is_err() {
+                piece.fill(0);
+            }
+            done += piece.len();
+        }
+        Ok(count)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_at(bytes, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn truncate(&self, length: u64) -> io::Result<()> {
+        self.0.truncate(length)
+    }
+}
 
 /// What a walk found.
 #[derive(Debug, Default)]
