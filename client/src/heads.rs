@@ -1,13 +1,15 @@
 //! Heads written to and read from their secret points.
 //!
-//! Decides which nodes are named to the sessions of `dolmen-proto` as holders, and checks what they answer. Quorums,
-//! retries and patience are the sessions', the order of heads and who may write one are the formats'.
+//! Decides which nodes are named to the sessions of `dolmen-proto` as holders, checks what they answer, and has a write
+//! that reached too few points repeated once. Quorums, retries of single nodes and patience are the sessions', the order
+//! of heads and who may write one are the formats'.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
-use dolmen_net::driver::{Executor, MonotonicClock, Step, run};
+use dolmen_net::driver::{Clock, Executor, MonotonicClock, Step, run};
 use dolmen_proto::attempt::Fault;
 use dolmen_proto::head::{Head, HeadError, ReadBody};
 use dolmen_proto::heads::{
@@ -16,18 +18,24 @@ use dolmen_proto::heads::{
 };
 use dolmen_proto::ids::{HeadHash, NodeId, OperatorId, Point, Timestamp};
 use dolmen_proto::keys::{LocatorSecret, ReadKeys, point};
-use dolmen_proto::limits::HEAD_POINTS;
+use dolmen_proto::limits::{HEAD_NODES_PER_POINT, HEAD_POINTS};
 use dolmen_proto::link::Link;
-use dolmen_proto::placement::{head_holders, kad_distance};
+use dolmen_proto::placement::ranked_head_holders;
 use futures::FutureExt;
+use tokio::time::sleep;
 
 use crate::error::{ClientError, ErrorKind};
 use crate::network::{CallFault, Nodes};
 
-/// Nodes around a point that are named: those that should hold the head and some to stand in for them.
-const NAMED_PER_POINT: usize = 8;
+#[cfg(test)]
+mod tests;
+
+/// Nodes that are named for a point: those that are to hold the head and two to stand in for them.
+const NAMED_PER_POINT: usize = HEAD_NODES_PER_POINT + 2;
 /// Nodes around a point among which holders of distinct operators are chosen.
 const LOOKED_AT_PER_POINT: usize = 12;
+/// How long a write that reached too few points rests before its only repetition.
+const REWRITE_AFTER: Duration = Duration::from_secs(2);
 
 /// All nodes of a network small enough to be known whole, so that no point has to be looked up.
 pub(crate) type WholeNetwork = Vec<(NodeId, Option<OperatorId>)>;
@@ -36,33 +44,30 @@ fn points(locator: &LocatorSecret) -> Vec<Point> {
     (0u8..).take(HEAD_POINTS).map(|number| point(locator, number)).collect()
 }
 
-/// The nodes to name for each point, those that should hold the head first.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The nodes to name for each point, in the order in which to ask them.
 async fn places(nodes: &Nodes, points: &[Point], whole: Option<&WholeNetwork>) -> HeadPlaces {
     let at_each = points.iter().map(|point| async move {
-        let looked_up: WholeNetwork;
-        let around = match whole {
-            Some(whole) => whole,
+        match whole {
+            Some(whole) => ranked_head_holders(point, whole, NAMED_PER_POINT),
             None => {
                 let records = nodes.nearest(*point, LOOKED_AT_PER_POINT).await;
-                looked_up = records.iter().map(|record| (record.node, record.operator_id())).collect();
-                &looked_up
+                let around: Vec<_> = records.iter().map(|record| (record.node, record.operator_id())).collect();
+                ranked_head_holders(point, &around, NAMED_PER_POINT)
             }
-        };
-        let mut named = head_holders(point, around);
-        let mut others: Vec<NodeId> =
-            around.iter().map(|(node, _)| *node).filter(|node| !named.contains(node)).collect();
-        others.sort_by_cached_key(|node| kad_distance(point.as_bytes(), node));
-        named.extend(others);
-        named.truncate(NAMED_PER_POINT);
-        named
+        }
     });
     HeadPlaces(futures::future::join_all(at_each).await)
 }
 
-/// Writes a head to its points.
+/// Writes a head to its points; once more, the same one, when too few took it.
 ///
 /// # Errors
-/// `NotNow` when too few points took it, `Conflict` when a newer head lies there.
+/// `NotNow` when too few points took it both times, `Conflict` when a newer head lies there, `Local` when this machine
+/// fails. Readers may see the head all the same.
 pub(crate) async fn publish(
     nodes: &Nodes,
     locator: &LocatorSecret,
@@ -71,13 +76,15 @@ pub(crate) async fn publish(
     whole: Option<&WholeNetwork>,
 ) -> Result<(), ClientError> {
     let points = points(locator);
-    let places = places(nodes, &points, whole).await;
-    let session = HeadWriteSession::new(HeadVersion::from(head), places, nodes.now())
-        .map_err(|error| ClientError::bug("could not plan the writing of a head", error))?;
-    let reason = Arc::new(Mutex::new(None));
-    let executor = Write { nodes: nodes.clone(), points, head: head.clone(), until, reason: Arc::clone(&reason) };
+    let write = Write { nodes: nodes.clone(), points, head: head.clone(), until, reason: Arc::default() };
+    let mut outcome = write.run(whole).await?;
+    if let HeadWriteOutcome::TooFewPoints { reached, needed, .. } = outcome {
+        tracing::debug!(reached, needed, "a head reached too few points");
+        sleep(REWRITE_AFTER).await;
+        outcome = write.run(whole).await?;
+    }
     let again = "run the same command again later: it resumes";
-    match run(session, executor, &MonotonicClock::start()).await {
+    match outcome {
         HeadWriteOutcome::Written { .. } => Ok(()),
         HeadWriteOutcome::Superseded { .. } => Err(ClientError::new(
             ErrorKind::Conflict,
@@ -86,8 +93,7 @@ pub(crate) async fn publish(
             "run the command again",
         )),
         HeadWriteOutcome::TooFewPoints { reached, needed, .. } => {
-            let reason: Option<CallFault> = reason.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let why = reason.map_or_else(|| "no node was found there".to_owned(), |fault| fault.reason);
+            let why = locked(&write.reason).take().unwrap_or_else(|| "no node was found there".to_owned());
             let what = format!("the head reached {reached} of {HEAD_POINTS} points, {needed} are the least");
             Err(ClientError::new(ErrorKind::NotNow, what, why, again))
         }
@@ -100,13 +106,39 @@ pub(crate) async fn publish(
     }
 }
 
+/// The writing of one head.
+#[derive(Clone)]
 struct Write {
     nodes: Nodes,
     points: Vec<Point>,
     head: Head,
     until: Timestamp,
     /// Why a node last did not take it.
-    reason: Arc<Mutex<Option<CallFault>>>,
+    reason: Arc<Mutex<Option<String>>>,
+}
+
+impl Write {
+    /// One session, at the nodes that are around the points now.
+    async fn run(&self, whole: Option<&WholeNetwork>) -> Result<HeadWriteOutcome, ClientError> {
+        let places = places(&self.nodes, &self.points, whole).await;
+        let clock = MonotonicClock::start();
+        let session = HeadWriteSession::new(HeadVersion::from(&self.head), places, clock.now())
+            .map_err(|error| ClientError::bug("could not plan the writing of a head", error))?;
+        Ok(run(session, self.clone(), &clock).await)
+    }
+
+    /// Puts the head at a point of a node; gives the version that the node keeps instead, if it does.
+    async fn put(&self, node: NodeId, point: Point) -> Result<Option<HeadVersion>, CallFault> {
+        let reply = self.nodes.put_head(node, point, self.head.bytes().clone(), self.until).await?;
+        if reply.accepted {
+            return Ok(None);
+        }
+        match reply.current.as_deref().map(Head::parse) {
+            Some(Ok(kept)) if kept.public_key() == self.head.public_key() => Ok(Some(HeadVersion::from(&kept))),
+            // A node compares heads of one key alone, and shows which one it prefers.
+            _ => Err(CallFault::misbehaved(node, "it refused a head for none of the same key")),
+        }
+    }
 }
 
 impl Executor<HeadWriteSession> for Write {
@@ -118,22 +150,19 @@ impl Executor<HeadWriteSession> for Write {
         let Some(point) = self.points.get(usize::from(point)).copied() else {
             return Step::Event(HeadWriteEvent::Failed { attempt, fault: Fault::Local });
         };
-        let (nodes, head, until, reason) =
-            (self.nodes.clone(), self.head.clone(), self.until, Arc::clone(&self.reason));
+        let write = self.clone();
         let work = async move {
-            match nodes.put_head(node, point, head.bytes().clone(), until).await {
-                Ok(reply) if reply.accepted => HeadWriteEvent::Accepted { attempt },
-                Ok(reply) => match reply.current.as_deref().map(Head::parse) {
-                    Some(Ok(kept)) if kept.public_key() == head.public_key() => {
-                        HeadWriteEvent::Kept { attempt, version: HeadVersion::from(&kept) }
-                    }
-                    Some(Err(_)) => HeadWriteEvent::Failed { attempt, fault: Fault::Misbehaved },
-                    Some(Ok(_)) | None => HeadWriteEvent::Failed { attempt, fault: Fault::Refused },
-                },
+            match write.put(node, point).await {
+                Ok(None) => HeadWriteEvent::Accepted { attempt },
+                Ok(Some(version)) => {
+                    let sequence = version.sequence;
+                    *locked(&write.reason) = Some(format!("node {} keeps head {sequence} instead", node.short()));
+                    HeadWriteEvent::Kept { attempt, version }
+                }
                 Err(fault) => {
-                    let event = HeadWriteEvent::Failed { attempt, fault: fault.fault };
-                    *reason.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
-                    event
+                    tracing::debug!(node = %node.short(), %fault, "a head was not put");
+                    *locked(&write.reason) = Some(fault.reason);
+                    HeadWriteEvent::Failed { attempt, fault: fault.fault }
                 }
             }
         };
@@ -158,12 +187,13 @@ pub(crate) async fn read(nodes: &Nodes, link: &Link) -> Result<ReadBody, ClientE
     };
     let points = points(&ReadKeys::derive(secret).locator);
     let places = places(nodes, &points, None).await;
-    let session = HeadReadSession::new(None, places, nodes.now())
+    let clock = MonotonicClock::start();
+    let session = HeadReadSession::new(None, places, clock.now())
         .map_err(|error| ClientError::bug("could not plan the reading of a head", error))?;
     let opened = Arc::new(Mutex::new(Opened::default()));
     let executor = Read { nodes: nodes.clone(), points, link: Arc::new(link.clone()), opened: Arc::clone(&opened) };
-    let outcome = run(session, executor, &MonotonicClock::start()).await;
-    let mut opened = std::mem::take(&mut *opened.lock().unwrap_or_else(PoisonError::into_inner));
+    let outcome = run(session, executor, &clock).await;
+    let mut opened = std::mem::take(&mut *locked(&opened));
     match (outcome, opened.refusal) {
         (HeadReadOutcome::Found { newest, .. }, _) => opened
             .bodies
@@ -206,20 +236,27 @@ struct Opened {
 
 impl Opened {
     /// Opens what a node has; gives the newest that the owner wrote for this link.
-    fn take(&mut self, link: &Link, heads: &[Bytes]) -> Option<HeadVersion> {
-        let mut newest = None;
-        for head in heads.iter().filter_map(|bytes| Head::parse(bytes).ok()) {
-            match head.open_link(link) {
-                Ok(body) => {
-                    self.bodies.insert(head.hash(), body);
+    ///
+    /// # Errors
+    /// When there is none and something is no head at all, which a node does not take: it may hide one.
+    fn take(&mut self, link: &Link, heads: &[Bytes]) -> Result<Option<HeadVersion>, HeadError> {
+        let (mut newest, mut no_head) = (None, None);
+        for bytes in heads {
+            match Head::parse(bytes).map(|head| (head.open_link(link), head)) {
+                Ok((Ok(body), head)) => {
                     newest = newest.max(Some(HeadVersion::from(&head)));
+                    self.bodies.insert(head.hash(), body);
                 }
-                // Anybody who has learned of a point can put something there: only what the owner wrote is worth telling.
-                Err(error @ (HeadError::Body(_) | HeadError::Frozen(_))) => self.refusal = Some(error),
-                Err(_) => {}
+                // Anybody who has learned of a point can put a head there: only what the owner wrote is worth telling.
+                Ok((Err(error @ (HeadError::Body(_) | HeadError::Frozen(_))), _)) => self.refusal = Some(error),
+                Ok((Err(_), _)) => {}
+                Err(error) => no_head = Some(error),
             }
         }
-        newest
+        match no_head {
+            Some(error) if newest.is_none() => Err(error),
+            _ => Ok(newest),
+        }
     }
 }
 
@@ -241,13 +278,16 @@ impl Executor<HeadReadSession> for Read {
         };
         let (nodes, link, opened) = (self.nodes.clone(), Arc::clone(&self.link), Arc::clone(&self.opened));
         let work = async move {
-            match nodes.get_heads(node, point).await {
-                Ok(heads) => match opened.lock().unwrap_or_else(PoisonError::into_inner).take(&link, &heads) {
-                    Some(version) => HeadReadEvent::Found { attempt, version },
-                    None => HeadReadEvent::Nothing { attempt },
+            let fault = match nodes.get_heads(node, point).await {
+                Ok(heads) => match locked(&opened).take(&link, &heads) {
+                    Ok(Some(version)) => return HeadReadEvent::Found { attempt, version },
+                    Ok(None) => return HeadReadEvent::Nothing { attempt },
+                    Err(error) => CallFault::misbehaved(node, error),
                 },
-                Err(fault) => HeadReadEvent::Failed { attempt, fault: fault.fault },
-            }
+                Err(fault) => fault,
+            };
+            tracing::debug!(node = %node.short(), %fault, "a point could not be asked");
+            HeadReadEvent::Failed { attempt, fault: fault.fault }
         };
         Step::once(attempt.0, work.boxed())
     }

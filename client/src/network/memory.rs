@@ -1,6 +1,6 @@
 //! A network in memory for tests, with nodes that are honest, dead, slow, lying, full or out of time.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -9,9 +9,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use dolmen_net::NodeAddress;
 use dolmen_proto::attempt::Fault;
-use dolmen_proto::head::Head;
+use dolmen_proto::head::{Head, Verdict, accept};
 use dolmen_proto::ids::{AccountId, NodeId, Point, ShardRoot, Timestamp};
-use dolmen_proto::placement::kad_distance;
+use dolmen_proto::placement::{kad_distance, lookup_key};
 use dolmen_proto::root::{RootHasher, SliceError, encode_slice, root_of};
 use dolmen_proto::wire::{
     Accepting, DescribeReply, ErrorCode, GetReply, NodeRecord, PutHeadReply, Receipt, RenewReceipt, RenewReply, Reply,
@@ -34,8 +34,12 @@ pub(crate) enum Manner {
     Lying,
     /// Takes shards, and has none of them when asked.
     Forgetful,
-    /// Takes no new shards.
+    /// Takes nothing new.
     Full,
+    /// Refuses every head the first time that it is put.
+    Hesitant,
+    /// Says that it took a head and did not.
+    Careless,
     /// Signs receipts for something else.
     FalseReceipts,
     /// Its clock is a day ahead.
@@ -53,7 +57,9 @@ struct Node {
     key: SigningKey,
     manner: Manner,
     shards: HashMap<ShardRoot, (Bytes, Lease)>,
-    heads: HashMap<Point, Bytes>,
+    heads: BTreeMap<(Point, [u8; 32]), Bytes>,
+    /// Heads that were put while it was hesitant.
+    refused_heads: BTreeSet<(Point, Bytes)>,
 }
 
 /// The network; times are the system's.
@@ -70,7 +76,13 @@ impl Memory {
     pub(crate) fn new(count: u8) -> Arc<Self> {
         let nodes = (0..count).map(|number| {
             let key = SigningKey::from_bytes(&[number + 1; 32]);
-            let node = Node { key, manner: Manner::Honest, shards: HashMap::new(), heads: HashMap::new() };
+            let node = Node {
+                key,
+                manner: Manner::Honest,
+                shards: HashMap::new(),
+                heads: BTreeMap::new(),
+                refused_heads: BTreeSet::new(),
+            };
             (NodeId::new(node.key.verifying_key().to_bytes()), node)
         });
         Arc::new(Self {
@@ -95,6 +107,31 @@ impl Memory {
     /// Makes every node behave like this.
     pub(crate) fn all_behave(&self, manner: Manner) {
         self.behave(usize::MAX, manner);
+    }
+
+    /// What lies at a point: every node that has heads there, with them.
+    pub(crate) fn heads_at(&self, point: Point) -> BTreeMap<NodeId, Vec<Bytes>> {
+        let at = |node: &Node| {
+            node.heads.iter().filter(|((there, _), _)| *there == point).map(|(_, head)| head.clone()).collect()
+        };
+        self.nodes()
+            .iter()
+            .map(|(id, node)| (*id, at(node)))
+            .filter(|(_, heads): &(_, Vec<_>)| !heads.is_empty())
+            .collect()
+    }
+
+    /// Makes these nodes behave like this.
+    pub(crate) fn these_behave(&self, ids: impl IntoIterator<Item = NodeId>, manner: Manner) {
+        let mut nodes = self.nodes();
+        for id in ids {
+            nodes.get_mut(&id).unwrap().manner = manner;
+        }
+    }
+
+    /// Puts a head at a point of a node, whatever the node has there and however it behaves.
+    pub(crate) fn plant(&self, id: NodeId, point: Point, head: &Head) {
+        self.nodes().get_mut(&id).unwrap().heads.insert((point, *head.public_key()), head.bytes().clone());
     }
 
     /// Shards held in all.
@@ -243,22 +280,39 @@ impl Memory {
                 Reply::Delete(codes.collect())
             }
             Request::PutHead(put) => {
-                let head = Head::parse(&put.head).unwrap();
-                let current = node.heads.get(&put.point).cloned();
-                let accepted = current.as_ref().is_none_or(|current| {
-                    let current = Head::parse(current).unwrap();
-                    (current.sequence(), head.hash()) < (head.sequence(), current.hash())
-                });
-                if accepted {
-                    node.heads.insert(put.point, put.head.clone());
+                let mut first_time = || node.refused_heads.insert((put.point, put.head.clone()));
+                if node.manner == Manner::Full || (node.manner == Manner::Hesitant && first_time()) {
+                    return Err(refused(&WireError::new(ErrorCode::DiskFull, "full")));
                 }
-                Reply::PutHead(PutHeadReply { accepted, current })
+                let head = Head::parse(&put.head).unwrap();
+                let place = (put.point, *head.public_key());
+                let current = node.heads.get(&place).cloned();
+                let kept = current.as_ref().map(|bytes| Head::parse(bytes).unwrap());
+                let verdict = accept(kept.as_ref(), &head);
+                if matches!(verdict, Verdict::Accept { .. }) && node.manner != Manner::Careless {
+                    node.heads.insert(place, put.head.clone());
+                }
+                Reply::PutHead(PutHeadReply { accepted: !matches!(verdict, Verdict::Refuse(_)), current })
             }
-            Request::GetHead(get) => Reply::GetHead(node.heads.get(&get.point).cloned().into_iter().collect()),
+            Request::GetHead(get) => {
+                let here = node.heads.iter().filter(|((point, _), _)| *point == get.point);
+                let mut heads: Vec<Bytes> = here.map(|(_, bytes)| bytes.clone()).collect();
+                if node.manner == Manner::Lying {
+                    heads = heads.into_iter().map(flipped).collect();
+                }
+                Reply::GetHead(heads)
+            }
             Request::List(_) => return Err(refused(&WireError::new(ErrorCode::Unsupported, "not here"))),
         };
         Ok(Answer { reply, body: Body::Ready(body) })
     }
+}
+
+fn flipped(bytes: Bytes) -> Bytes {
+    let mut bytes = bytes.to_vec();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    bytes.into()
 }
 
 /// The network as a client's seam wants it.
@@ -280,7 +334,8 @@ impl Network for Handle {
     fn nearest(&self, point: Point, count: usize) -> BoxFuture<'_, Vec<NodeRecord>> {
         let now = self.now();
         let mut records: Vec<_> = self.0.nodes().iter().map(|(id, node)| Memory::record(*id, node, now)).collect();
-        records.sort_by_key(|record| kad_distance(point.as_bytes(), &record.node));
+        let key = lookup_key(&point);
+        records.sort_by_key(|record| kad_distance(&key, &record.node));
         records.truncate(count);
         std::future::ready(records).boxed()
     }
