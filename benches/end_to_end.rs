@@ -86,6 +86,7 @@ async fn rounds_of(
         ensure!(stored.failed.is_empty() && !stored.degraded, "the put was not whole: {stored:?}");
         let floor_get_seconds = floor.get(bytes, &folder.join("floor.bin")).await?;
         let target = folder.join(format!("restored-{round}"));
+        std::fs::create_dir(&target)?;
         let started = Instant::now();
         let restored = client.get(&stored.link, Destination::Path(target.clone()), &GetOptions::default()).await?;
         let get_seconds = started.elapsed().as_secs_f64();
