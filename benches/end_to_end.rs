@@ -93,7 +93,7 @@ async fn rounds_of(
         ensure!(restored.failed.is_empty() && restored.bytes == bytes, "the get was not whole: {restored:?}");
         ensure!(same(source, &target.join("source.bin"))?, "other bytes came back");
         datagram_bytes = floor.datagram_bytes();
-        floor.stop().await;
+        floor.stop();
         let removed = client.remove(&stored.link).await?;
         ensure!(removed.removed_shards == removed.shards, "not everything was removed: {removed:?}");
         std::fs::remove_dir_all(&target)?;

@@ -261,7 +261,7 @@ impl Floor {
     }
 
     /// Closes everything and removes the receivers' files.
-    pub async fn stop(self) {
+    pub fn stop(self) {
         for endpoint in &self.endpoints {
             endpoint.close(VarInt::from_u32(0), b"done");
         }
