@@ -79,14 +79,19 @@ async fn rounds_of(
         write_noise(source, bytes, round)?;
         let floor = Floor::start(shape, folder).await?;
         let raw_seconds = floor.raw(bytes).await?;
+        // What one part wrote must not be flushed at the expense of the next.
+        rustix::fs::sync();
         let floor_put_seconds = floor.put(source).await?;
+        rustix::fs::sync();
         let started = Instant::now();
         let stored = client.put_anonymous(&[source.to_path_buf()], &PutOptions::default()).await?;
         let put_seconds = started.elapsed().as_secs_f64();
         ensure!(stored.failed.is_empty() && !stored.degraded, "the put was not whole: {stored:?}");
+        rustix::fs::sync();
         let floor_get_seconds = floor.get(bytes, &folder.join("floor.bin")).await?;
         let target = folder.join(format!("restored-{round}"));
         std::fs::create_dir(&target)?;
+        rustix::fs::sync();
         let started = Instant::now();
         let restored = client.get(&stored.link, Destination::Path(target.clone()), &GetOptions::default()).await?;
         let get_seconds = started.elapsed().as_secs_f64();

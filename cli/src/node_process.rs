@@ -130,11 +130,14 @@ impl LocalNetwork {
         Ok(())
     }
 
-    /// A node that ended without being asked to, if there is one.
+    /// A node that ended without being asked to, if there is one that was not named before: its log.
     pub fn ended_by_itself(&mut self) -> Option<PathBuf> {
         self.nodes.iter_mut().find_map(|node| {
-            let process = node.process.as_mut()?;
-            matches!(process.try_wait(), Ok(Some(_))).then(|| node.folder.join("node.log"))
+            if !matches!(node.process.as_mut()?.try_wait(), Ok(Some(_))) {
+                return None;
+            }
+            node.process = None;
+            Some(node.folder.join("node.log"))
         })
     }
 
