@@ -1,4 +1,4 @@
-//! What the store asks of a disk: five calls on a folder and five on a file, and their real implementation.
+//! What the store asks of a disk: five calls on a folder and six on a file, and their real implementation.
 //!
 //! Decides nothing about what is written. Everything that the store does to a disk goes through these two traits,
 //! so that a simulated disk that loses, reorders and tears un-synced writes can take the real one's place.
@@ -85,6 +85,10 @@ pub trait DiskFile: Send + Sync + 'static {
     /// # Errors
     /// Whatever the device reports.
     fn truncate(&self, length: u64) -> io::Result<()>;
+
+    /// Makes later reads ask the device, as far as the operating system allows. After a failed sync its cache may go on showing
+    /// what never reached the device, to this process and to the next one.
+    fn forget_cached(&self) {}
 }
 
 /// A folder of the operating system's file system, locked against other processes while it is open. The folder itself is
@@ -177,12 +181,7 @@ impl DiskFile for RealFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let result = self.file.sync_data();
-        if result.is_err() {
-            // The page cache may go on showing what never reached the disk: make the re-verification read the disk.
-            let _ = rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed);
-        }
-        result
+        self.file.sync_data()
     }
 
     fn len(&self) -> io::Result<u64> {
@@ -191,6 +190,11 @@ impl DiskFile for RealFile {
 
     fn truncate(&self, length: u64) -> io::Result<()> {
         self.file.set_len(length)
+    }
+
+    fn forget_cached(&self) {
+        // Only advice: where it is not taken, reads are no worse than before.
+        let _ = rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed);
     }
 }
 

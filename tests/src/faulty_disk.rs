@@ -125,16 +125,13 @@ impl Inode {
     fn settle(&mut self, draw: &mut Draw, crash: Crash) {
         let versions = std::mem::take(&mut self.versions);
         let lengths = std::mem::take(&mut self.lengths);
-        match crash {
-            Crash::Everything => return,
-            Crash::Nothing => self.kept.resize(self.seen.len(), 0),
-            Crash::Anything => {
-                if !lengths.is_empty() && draw.percent(70) {
-                    self.kept.resize(lengths[draw.below(lengths.len())], 0);
-                }
-            }
+        if crash == Crash::Everything {
+            return;
         }
-        let chance = if crash == Crash::Nothing { 100 } else { [5, 50, 95][draw.below(3)] };
+        if !lengths.is_empty() && draw.percent(70) {
+            self.kept.resize(lengths[draw.below(lengths.len())], 0);
+        }
+        let chance = [5, 50, 95][draw.below(3)];
         for (sector, versions) in versions {
             if draw.percent(chance) {
                 let newest = versions.len() - 1;
@@ -159,7 +156,6 @@ struct State {
     /// Names as they are on the platter.
     kept_names: BTreeMap<String, usize>,
     capacity_bytes: Option<usize>,
-    /// What the file system says is free; less than is true when somebody else fills the disk.
     failing_syncs: u32,
     failing_reads: bool,
     /// Sectors (inode, number) that cannot be read.
@@ -200,32 +196,36 @@ impl FaultyDisk {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Power is lost: un-synced writes survive as `crash` says, and open files are of no use any more.
+    /// Power is lost, or the process killed: un-synced writes survive as `crash` says, and open files are of no use any more.
     pub fn crash(&self, draw: &mut Draw, crash: Crash) {
         let mut state = self.lock();
         state.era += 1;
+        state.failing_syncs = 0;
+        state.failing_reads = false;
+        state.failing_writes = false;
+        if crash == Crash::Nothing {
+            // What a killed process wrote is still dirty, and may yet be lost with the power.
+            return;
+        }
         for inode in &mut state.inodes {
             inode.crash(draw, crash);
         }
+        let mut survives = || crash == Crash::Anything && draw.percent(50);
         let mut names = state.kept_names.clone();
-        let seen = state.names.clone();
-        for (name, inode) in &seen {
-            let survives = crash == Crash::Nothing || (crash == Crash::Anything && draw.percent(50));
-            if survives {
-                names.insert(name.clone(), *inode);
+        let made = state.names.iter().filter(|(name, inode)| names.get(*name) != Some(*inode));
+        for (name, inode) in made.map(|(name, inode)| (name.clone(), *inode)).collect::<Vec<_>>() {
+            if survives() {
+                names.insert(name, inode);
             }
         }
-        let gone: Vec<_> = names.keys().filter(|name| !seen.contains_key(*name)).cloned().collect();
-        for name in gone {
-            if crash == Crash::Nothing || (crash == Crash::Anything && draw.percent(50)) {
+        let removed = |name: &String| !state.names.contains_key(name);
+        for name in names.keys().filter(|name| removed(name)).cloned().collect::<Vec<_>>() {
+            if survives() {
                 names.remove(&name);
             }
         }
         state.names.clone_from(&names);
         state.kept_names = names;
-        state.failing_syncs = 0;
-        state.failing_reads = false;
-        state.failing_writes = false;
     }
 
     /// The next so many syncs fail.
@@ -429,5 +429,18 @@ impl DiskFile for FaultyFile {
             state.inodes[inode].truncate(position(length)?);
             Ok(())
         })
+    }
+
+    fn forget_cached(&self) {
+        let _ = self.with(|state, inode| {
+            let inode = &mut state.inodes[inode];
+            for sector in 0..inode.seen.len().div_ceil(SECTOR_BYTES) {
+                if !inode.versions.contains_key(&sector) {
+                    let kept = sector_of(&inode.kept, sector);
+                    put_sector(&mut inode.seen, sector, &kept);
+                }
+            }
+            Ok(())
+        });
     }
 }

@@ -282,6 +282,7 @@ impl<D: Disk> Folder<D> {
     fn read_again(&self, volume: &VolumeOf<D>) -> Vec<([u8; 32], u32)> {
         let Ok(rows) = self.rows(volume) else { return Vec::new() };
         let Ok(file) = self.file(volume) else { return Vec::new() };
+        file.forget_cached();
         let mut damaged = Vec::new();
         for row in rows.iter().filter(|row| self.counts(volume.number, row)) {
             if row.kind == Kind::Shard {

@@ -57,7 +57,15 @@ impl Found {
         file.read_at(&mut header, 0)?;
         let contents = match read_table(file, salt, length)? {
             Some(rows) => Ok(rows),
-            None => Err(walk(file, salt, length)?),
+            None => {
+                // What is only in the operating system's cache may be gone for good after an earlier failed sync: what the
+                // walk believes must come from the device.
+                if let Err(error) = file.sync() {
+                    tracing::warn!(%error, "a volume that was not closed cannot be synced");
+                }
+                file.forget_cached();
+                Err(walk(file, salt, length)?)
+            }
         };
         Ok(Self { header, contents })
     }

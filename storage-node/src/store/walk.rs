@@ -54,6 +54,10 @@ impl<F: DiskFile> DiskFile for BadPlacesAsZero<F> {
     fn truncate(&self, length: u64) -> io::Result<()> {
         self.0.truncate(length)
     }
+
+    fn forget_cached(&self) {
+        self.0.forget_cached();
+    }
 }
 
 /// What a walk found.

@@ -121,4 +121,8 @@ impl<F: DiskFile> DiskFile for WatchedFile<F> {
     fn truncate(&self, length: u64) -> io::Result<()> {
         self.health.run(|| self.file.truncate(length))
     }
+
+    fn forget_cached(&self) {
+        self.file.forget_cached();
+    }
 }
