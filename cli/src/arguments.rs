@@ -238,7 +238,7 @@ pub struct Put {
     after_help = "Examples:\n  dolmen get LINK /tmp/restored\n  dolmen get @link.txt:scans/a.dcm -   (one file to standard output)"
 )]
 pub struct Get {
-    /// LINK[:PATH], @FILE[:PATH] or - to read the link from standard input.
+    /// `LINK[:PATH]`, `@FILE[:PATH]` or - to read the link from standard input.
     #[arg(value_name = "LINK[:PATH]")]
     pub source: String,
     /// Folder or file to write; - for standard output.
@@ -254,7 +254,7 @@ pub struct Get {
 /// `dolmen ls`
 #[derive(Debug, Args)]
 pub struct Ls {
-    /// LINK[:PATH], @FILE[:PATH] or -.
+    /// `LINK[:PATH]`, `@FILE[:PATH]` or -.
     #[arg(value_name = "LINK[:PATH]")]
     pub source: String,
     /// Show mode, size and time.

@@ -53,7 +53,7 @@ pub(crate) struct SocketCounters {
     received_bytes: AtomicU64,
 }
 
-/// A reading of [`SocketCounters`].
+/// A reading of a socket's counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SocketReport {
     /// System calls that sent.

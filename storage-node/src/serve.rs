@@ -300,6 +300,10 @@ impl<T> DiskCall<T> {
     async fn answer(self) -> Result<T, WireError> {
         match timeout(self.deadline, self.task).await {
             Ok(Ok(result)) => Ok(result),
+            // Work that had not begun when the runtime ended.
+            Ok(Err(error)) if error.is_cancelled() => {
+                Err(WireError::new(ErrorCode::ShuttingDown, "the node is going down"))
+            }
             Ok(Err(error)) => {
                 tracing::error!(%error, "a call broke down");
                 Err(WireError::new(ErrorCode::Internal, "the call broke down"))
