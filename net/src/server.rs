@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -81,6 +81,8 @@ pub enum ServerError {
 pub struct Replier {
     /// Taken by the answer.
     send: Option<SendHalf>,
+    /// Whether the server drops what it could not drain.
+    ending: Arc<AtomicBool>,
 }
 
 impl Replier {
@@ -122,7 +124,11 @@ impl Replier {
 impl Drop for Replier {
     fn drop(&mut self) {
         if let Some(send) = &mut self.send {
-            let error = WireError::new(ErrorCode::Internal, "the request was not answered");
+            let error = if self.ending.load(Ordering::Relaxed) {
+                WireError::new(ErrorCode::ShuttingDown, "the node is going down")
+            } else {
+                WireError::new(ErrorCode::Internal, "the request was not answered")
+            };
             if let Some(frame) = encode(&Reply::Error(error)) {
                 send.finish_now_with(frame);
             }
@@ -186,6 +192,8 @@ struct Shared {
     registry: Mutex<Registry>,
     counters: Counters,
     socket: Arc<SocketCounters>,
+    /// Set once requests that did not finish in time are dropped.
+    ending: Arc<AtomicBool>,
 }
 
 /// Who is connected.
@@ -236,6 +244,7 @@ impl DataServer {
             registry: Mutex::default(),
             counters: Counters::default(),
             socket,
+            ending: Arc::new(AtomicBool::new(false)),
         };
         Ok(Self { endpoint, shared: Arc::new(shared) })
     }
@@ -414,6 +423,10 @@ impl Shared {
         if timeout(self.options.drain_deadline, finish).await.is_err() {
             tracing::info!(peer = %peer.id.short(), "requests did not finish in time and are dropped");
         }
+        // Also when the connection broke: then nobody hears the answer.
+        if draining.has_changed().is_err() || *draining.borrow() {
+            self.ending.store(true, Ordering::Relaxed);
+        }
         requests.shutdown().await;
         connection.close(code::SHUTTING_DOWN, b"");
         drop((registered, place, network));
@@ -542,7 +555,7 @@ impl ServerStream {
         let options = &self.shared.options;
         let (deadline, patience) = (options.progress_deadline, options.busy_patience);
         let delivered = send.delivered();
-        let replier = Replier { send: Some(send) };
+        let replier = Replier { send: Some(send), ending: Arc::clone(&self.shared.ending) };
         let mut place = None;
         match self.read_request(deadline).await {
             Ok(request) => match timeout(patience, Arc::clone(&self.shared.streams).acquire_owned()).await {
