@@ -88,7 +88,8 @@ async fn rounds_of(
         let put_seconds = started.elapsed().as_secs_f64();
         ensure!(stored.failed.is_empty() && !stored.degraded, "the put was not whole: {stored:?}");
         rustix::fs::sync();
-        let floor_get_seconds = floor.get(bytes, &folder.join("floor.bin")).await?;
+        let floor_target = folder.join(format!("floor-{round}.bin"));
+        let floor_get_seconds = floor.get(bytes, &floor_target).await?;
         let target = folder.join(format!("restored-{round}"));
         std::fs::create_dir(&target)?;
         rustix::fs::sync();
@@ -102,6 +103,7 @@ async fn rounds_of(
         let removed = client.remove(&stored.link).await?;
         ensure!(removed.removed_shards == removed.shards, "not everything was removed: {removed:?}");
         std::fs::remove_dir_all(&target)?;
+        std::fs::remove_file(&floor_target)?;
         if round > 0 {
             raw.push(rate(raw_seconds));
             floor_put.push(rate(floor_put_seconds));

@@ -121,6 +121,11 @@ impl Floor {
             let address = receiver.local_addr()?;
             endpoints.push(receiver.clone());
             let file = folder.join(format!("floor-{number:02}"));
+            // Nodes write to new files; pages that are in memory already would be written several times as fast.
+            match std::fs::remove_file(&file) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+                _ => {}
+            }
             tokio::spawn(async move {
                 while let Some(incoming) = receiver.accept().await {
                     if let Ok(connection) = incoming.await {
