@@ -173,6 +173,9 @@ fn node<T: TreeItem>(
 fn extent(extent: &Extent) -> Value {
     match extent {
         Extent::Chunk(at) => json!({"chunk": pointer(at)}),
+        Extent::Compressed { pointer: at, plain_bytes } => {
+            json!({"compressed": pointer(at), "plain_bytes": plain_bytes})
+        }
         Extent::Hole { length_bytes } => json!({"hole": length_bytes}),
     }
 }

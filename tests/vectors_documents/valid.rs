@@ -68,6 +68,7 @@ fn full_folder() -> Vec<Entry> {
 
 pub(crate) fn snapshot() -> Snapshot {
     Snapshot {
+        needs: Default::default(),
         created: Timestamp::from_unix_ms(1_790_000_000_000),
         message: "erste Fassung".to_owned(),
         parent: Some(Parent { id: SnapshotId::new([4; 32]), root: pointer(5) }),

@@ -283,8 +283,12 @@ impl<'a> Restore<'a> {
         let mut extents = self.dataset.extents(file);
         while let Some(placed) = self.dataset.next_extents(&mut extents).await? {
             for placed in placed {
-                if let Extent::Chunk(pointer) = placed.extent {
-                    self.window.push(Use { pointer, file: Arc::clone(&job), at: placed.offset_bytes });
+                match placed.extent {
+                    Extent::Chunk(pointer) => {
+                        self.window.push(Use { pointer, file: Arc::clone(&job), at: placed.offset_bytes });
+                    }
+                    Extent::Compressed { .. } => return Err(crate::read::compressed()),
+                    Extent::Hole { .. } => {}
                 }
             }
             if self.window.is_full() {

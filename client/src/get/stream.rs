@@ -52,7 +52,7 @@ pub(crate) async fn write_file(
     let mut total = 0;
     while let Some(placed) = dataset.next_extents(&mut extents).await? {
         let starts_after = placed.first().is_some_and(|first| first.offset_bytes >= wanted.end);
-        let runs = runs(placed.into_iter().map(|placed| (placed.offset_bytes, placed.extent)), &wanted);
+        let runs = runs(placed.into_iter().map(|placed| (placed.offset_bytes, placed.extent)), &wanted)?;
         let mut ready = futures::stream::iter(runs).map(|run| fetch(dataset, run)).buffered(RUNS_AHEAD);
         while let Some(ready) = ready.next().await {
             let ready = ready?;
@@ -75,7 +75,7 @@ pub(crate) async fn write_file(
     Ok(total)
 }
 
-fn runs(extents: impl Iterator<Item = (u64, Extent)>, wanted: &Range<u64>) -> Vec<Run> {
+fn runs(extents: impl Iterator<Item = (u64, Extent)>, wanted: &Range<u64>) -> Result<Vec<Run>, ClientError> {
     let mut runs = Vec::new();
     for (offset, extent) in extents {
         let start = wanted.start.max(offset);
@@ -85,6 +85,7 @@ fn runs(extents: impl Iterator<Item = (u64, Extent)>, wanted: &Range<u64>) -> Ve
         }
         match extent {
             Extent::Hole { .. } => runs.push(Run::Zeros(end - start)),
+            Extent::Compressed { .. } => return Err(crate::read::compressed()),
             Extent::Chunk(pointer) => {
                 // A chunk's length fits a machine word, and so do positions within it.
                 let inside = |position: u64| usize::try_from(position - offset).unwrap_or(usize::MAX);
@@ -100,7 +101,7 @@ fn runs(extents: impl Iterator<Item = (u64, Extent)>, wanted: &Range<u64>) -> Ve
             }
         }
     }
-    runs
+    Ok(runs)
 }
 
 async fn fetch(dataset: &Dataset, run: Run) -> Result<Ready, ClientError> {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use dolmen_proto::codec::Extensions;
+use dolmen_proto::codec::{Extensions, Needs};
 use dolmen_proto::head::{Holder, PlacedSegment, TableLocation};
 use dolmen_proto::ids::{ChunkId, NodeId, SnapshotId, Timestamp};
 use dolmen_proto::manifest::{
@@ -210,6 +210,7 @@ pub(crate) async fn manifest(
                 .map_err(|error| ClientError::bug("could not write a snapshot", error))?;
         }
         let snapshot = Snapshot {
+            needs: Needs::NONE,
             created: about.created,
             message: about.message,
             parent: None,

@@ -10,3 +10,15 @@ mod segment;
 pub(crate) use dataset::{Dataset, Folder, range};
 
 pub(crate) use segment::{Place, SegmentData};
+
+use crate::error::{ClientError, ErrorKind};
+
+/// What stands where a compressed chunk would be decompressed: no writer of this release makes one yet.
+pub(crate) fn compressed() -> ClientError {
+    ClientError::new(
+        ErrorKind::Refused,
+        "cannot read a file",
+        "it has compressed chunks, which this build does not decompress",
+        "read it with a newer build of dolmen",
+    )
+}

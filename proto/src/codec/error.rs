@@ -40,6 +40,12 @@ pub enum DocumentError {
         /// The odd key.
         key: u16,
     },
+    /// A document to be written has a typed field's key among its other extensions: the caller's mistake.
+    #[error("extension {key} is a field of its own and cannot be given beside it")]
+    ReservedExtension {
+        /// The key.
+        key: u16,
+    },
     /// Two neighbours are not in the order of the format, or one stands twice.
     #[error("{what} are not in order")]
     Order {
@@ -68,6 +74,14 @@ pub enum DocumentError {
         length: u32,
         /// Offset in the segment.
         offset: u32,
+    },
+    /// A compressed chunk that is not shorter than what it decompresses to, or that comes to more than a chunk.
+    #[error("a chunk of {compressed_bytes} compressed bytes cannot come to {plain_bytes}")]
+    PlainLength {
+        /// What it is said to decompress to.
+        plain_bytes: u32,
+        /// Its own length before sealing.
+        compressed_bytes: u32,
     },
     /// A self pointer where the segment has to be named.
     #[error("{what} does not name its segment")]

@@ -186,7 +186,7 @@ fn expect_kind(reader: &mut Reader<'_>, expected: u8) -> Result<(), HeadError> {
     if found != expected {
         return Err(HeadError::Kind { expected, found });
     }
-    Needs::read(reader)?;
+    Needs::read(reader, Needs::NONE)?;
     Ok(())
 }
 

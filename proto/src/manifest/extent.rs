@@ -4,7 +4,8 @@
 
 use crate::codec::{CodecError, DocumentError, Reader, Writer};
 use crate::ids::SegmentId;
-use crate::limits::EXTENTS_INLINE_MAX;
+use crate::limits::{CHUNK_MAX_BYTES, EXTENTS_INLINE_MAX};
+use crate::seal::Codec;
 use crate::tree::{
     BlobKind, BlobPointer, BlobSink, BuildError, Node, SpillBuilder, Spilled, TreeItem, TreeLabel, TreeWalk,
 };
@@ -20,6 +21,15 @@ pub type ExtentBlob = Node<Extent>;
 pub enum Extent {
     /// A chunk whose bytes are the file's.
     Chunk(ChunkPointer),
+    /// A chunk whose bytes decompress to the file's; a snapshot with one needs
+    /// [`COMPRESSED_CHUNKS`](crate::codec::Needs::COMPRESSED_CHUNKS). Nothing here decompresses: whoever does gives it room for
+    /// `plain_bytes` and refuses a chunk that comes to more or fewer.
+    Compressed {
+        /// The compressed chunk: its length is that of the compressed bytes.
+        pointer: ChunkPointer,
+        /// Bytes of the file, more than the compressed ones and at most [`CHUNK_MAX_BYTES`](crate::limits::CHUNK_MAX_BYTES).
+        plain_bytes: u32,
+    },
     /// Zeros that are not stored.
     Hole {
         /// How many bytes, at least 1.
@@ -33,7 +43,18 @@ impl Extent {
     pub const fn length_bytes(&self) -> u64 {
         match self {
             Self::Chunk(pointer) => pointer.length as u64,
+            Self::Compressed { plain_bytes, .. } => *plain_bytes as u64,
             Self::Hole { length_bytes } => *length_bytes,
+        }
+    }
+
+    /// Where its chunk lies and how the chunk's bytes become the file's; `None` for a hole.
+    #[must_use]
+    pub const fn chunk(&self) -> Option<(&ChunkPointer, Codec)> {
+        match self {
+            Self::Chunk(pointer) => Some((pointer, Codec::Plain)),
+            Self::Compressed { pointer, .. } => Some((pointer, Codec::Zstd)),
+            Self::Hole { .. } => None,
         }
     }
 }
@@ -65,6 +86,7 @@ impl TreeLabel for Span {
 
 const TAG_CHUNK: u8 = 1;
 const TAG_HOLE: u8 = 2;
+const TAG_COMPRESSED: u8 = 3;
 
 impl TreeItem for Extent {
     type Label = Span;
@@ -79,7 +101,7 @@ impl TreeItem for Extent {
 
     fn boundary(&self) -> blake3::Hash {
         match self {
-            Self::Chunk(pointer) => blake3::hash(pointer.key.expose()),
+            Self::Chunk(pointer) | Self::Compressed { pointer, .. } => blake3::hash(pointer.key.expose()),
             Self::Hole { length_bytes } => blake3::hash(&length_bytes.to_le_bytes()),
         }
     }
@@ -89,6 +111,15 @@ impl TreeItem for Extent {
             Self::Chunk(pointer) => {
                 pointer.check_absolute("an extent")?;
                 pointer.check()
+            }
+            Self::Compressed { pointer, plain_bytes } => {
+                pointer.check_absolute("an extent")?;
+                pointer.check()?;
+                let limit = u32::try_from(CHUNK_MAX_BYTES).expect("a chunk's length fits 32 bits");
+                if *plain_bytes > pointer.length && *plain_bytes <= limit {
+                    return Ok(());
+                }
+                Err(DocumentError::PlainLength { plain_bytes: *plain_bytes, compressed_bytes: pointer.length })
             }
             Self::Hole { length_bytes: 0 } => Err(DocumentError::Empty { what: "a hole" }),
             Self::Hole { .. } => Ok(()),
@@ -101,6 +132,11 @@ impl TreeItem for Extent {
                 writer.u8(TAG_CHUNK);
                 pointer.write(writer);
             }
+            Self::Compressed { pointer, plain_bytes } => {
+                writer.u8(TAG_COMPRESSED);
+                pointer.write(writer);
+                writer.u32(*plain_bytes);
+            }
             Self::Hole { length_bytes } => {
                 writer.u8(TAG_HOLE);
                 writer.u64(*length_bytes);
@@ -111,14 +147,19 @@ impl TreeItem for Extent {
     fn read(reader: &mut Reader<'_>) -> Result<Self, DocumentError> {
         match reader.u8("an extent")? {
             TAG_CHUNK => Ok(Self::Chunk(BlobPointer::read(reader)?)),
+            TAG_COMPRESSED => Ok(Self::Compressed {
+                pointer: BlobPointer::read(reader)?,
+                plain_bytes: reader.u32("a compressed chunk's plain length")?,
+            }),
             TAG_HOLE => Ok(Self::Hole { length_bytes: reader.u64("a hole")? }),
             found => Err(CodecError::Unknown { what: "an extent", found }.into()),
         }
     }
 
     fn visit_segments(&mut self, visit: &mut dyn FnMut(&mut SegmentId)) {
-        if let Self::Chunk(pointer) = self {
-            visit(&mut pointer.segment);
+        match self {
+            Self::Chunk(pointer) | Self::Compressed { pointer, .. } => visit(&mut pointer.segment),
+            Self::Hole { .. } => {}
         }
     }
 }

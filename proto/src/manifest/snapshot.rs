@@ -11,6 +11,8 @@ use crate::tree::{BlobKind, BlobPointer, BlobSink, BuildError, put_blob};
 /// A snapshot: when and why it was made, after which one, and its root folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
+    /// What a reader must understand, of everything below the root too.
+    pub needs: Needs,
     /// When it was made, by its writer's clock; advisory.
     pub created: Timestamp,
     /// What its writer had to say, at most [`MESSAGE_MAX_BYTES`] bytes.
@@ -47,8 +49,8 @@ impl Snapshot {
         if kind != BlobKind::Snapshot.byte() {
             return Err(DocumentError::Kind { expected: "the root of a snapshot", found: kind });
         }
-        Needs::read(&mut reader)?;
         let mut snapshot = Self {
+            needs: Needs::read(&mut reader, Needs::COMPRESSED_CHUNKS)?,
             created: Timestamp::from_unix_ms(reader.u64("the time of creation")?),
             message: read_text16(&mut reader, MESSAGE_MAX_BYTES, "the message")?,
             parent: reader.option("the parent", |reader| {
@@ -91,7 +93,7 @@ impl Snapshot {
     fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::new();
         write_header(&mut writer, BlobKind::Snapshot.byte());
-        Needs::NONE.write(&mut writer);
+        self.needs.write(&mut writer);
         writer.u64(self.created.as_unix_ms());
         writer.bytes16(self.message.as_bytes());
         writer.option(self.parent.as_ref(), |writer, parent| {

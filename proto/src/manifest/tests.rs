@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::codec::{DocumentError, Extensions, Reader, Writer};
+use crate::codec::{DocumentError, Extensions, Needs, Reader, Writer};
 use crate::ids::{SegmentId, SnapshotId, Timestamp};
 use crate::limits::{EXTENTS_INLINE_MAX, MESSAGE_MAX_BYTES, XATTRS_MAX_BYTES};
 use crate::seal::ChunkKey;
@@ -35,7 +35,8 @@ fn folder(text: &str, folder: FolderEntry) -> Entry {
 fn snapshot(root: FolderEntry) -> Snapshot {
     let parent = Some(Parent { id: SnapshotId::new([4; 32]), root: chunk(2) });
     let created = Timestamp::from_unix_ms(1_790_000_000_000);
-    Snapshot { created, message: "first".to_owned(), parent, salt: [5; 32], root, extensions: Extensions::default() }
+    let extensions = Extensions::default();
+    Snapshot { needs: Needs::NONE, created, message: "first".to_owned(), parent, salt: [5; 32], root, extensions }
 }
 
 fn walk_folder(sink: &MemorySink, folder: &FolderEntry) -> Result<Vec<Entry>, DocumentError> {
@@ -207,6 +208,13 @@ fn any_extent() -> impl Strategy<Value = Extent> {
     prop_oneof![
         (1u64..1 << 40).prop_map(|length_bytes| Extent::Hole { length_bytes }),
         any_pointer().prop_map(|pointer| Extent::Chunk(pointer.resolve(CONTENT))),
+        (any_pointer(), 1u32..=4 << 20).prop_map(|(pointer, plain_bytes)| {
+            let length = pointer.length.min(plain_bytes - 1).max(1);
+            Extent::Compressed {
+                pointer: BlobPointer { length, ..pointer.resolve(CONTENT) },
+                plain_bytes: plain_bytes.max(2),
+            }
+        }),
     ]
 }
 

@@ -85,7 +85,7 @@ impl TableRoot {
         if kind != BlobKind::Table.byte() {
             return Err(DocumentError::Kind { expected: "the root of a base table", found: kind });
         }
-        Needs::read(&mut reader)?;
+        Needs::read(&mut reader, Needs::NONE)?;
         let mut root = Self::read_fields(&mut reader)?;
         reader.finish()?;
         root.check()?;

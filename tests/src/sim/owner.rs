@@ -203,6 +203,7 @@ impl Owner {
         let root = build_folder(entries, &mut sink).expect("entries are legal and sorted");
         let created = world.clock.now();
         let snapshot = Snapshot {
+            needs: dolmen_proto::codec::Needs::NONE,
             created,
             message: "simulated".to_owned(),
             parent: None,

@@ -163,6 +163,7 @@ impl Reader {
         let chunks = extents.iter().map(|extent| async move {
             match extent {
                 Extent::Chunk(pointer) => self.blob(table, mask, pointer).await,
+                Extent::Compressed { .. } => unreachable!("the simulator's writer does not compress"),
                 Extent::Hole { length_bytes } => Ok(vec![0; usize::try_from(*length_bytes).expect("a small hole")]),
             }
         });
