@@ -6,6 +6,7 @@
 pub mod attempt;
 pub mod chunk;
 pub mod codec;
+pub mod collect;
 pub mod download;
 pub mod erasure;
 pub mod head;
