@@ -7,11 +7,16 @@ use ed25519_dalek::SigningKey;
 
 use crate::ids::{NodeId, Point, Timestamp};
 use crate::secret::secret;
+use crate::segment::SegmentNonce;
 
 /// The contexts of every derived key and hash. Each is used by one function only; none may ever change.
 pub mod context {
+    /// The entropy of the 24 words to the vault's secret.
+    pub const VAULT: &str = "dolmen 2026 vault v1";
     /// Vault secret and dataset index to dataset secret.
     pub const DATASET: &str = "dolmen 2026 dataset v1";
+    /// Dataset secret and the number of an epoch after the first to what stands in for the dataset secret in that epoch.
+    pub const DATASET_EPOCH: &str = "dolmen 2026 dataset epoch v1";
     /// Dataset secret to the key of chunk keys and segment nonces.
     pub const DEDUP: &str = "dolmen 2026 dedup v1";
     /// Dataset secret to the mask secret.
@@ -36,6 +41,22 @@ pub mod context {
     pub const RENEW: &str = "dolmen 2026 renew secret v1";
     /// Dataset secret and creation time to a snapshot's salt.
     pub const SNAPSHOT_SALT: &str = "dolmen 2026 snapshot salt v1";
+    /// Dataset secret to the key of owner notes.
+    pub const OWNER_NOTE: &str = "dolmen 2026 owner note v1";
+    /// Owner note key and salt to the key of one note.
+    pub const OWNER_NOTE_SEAL: &str = "dolmen 2026 owner note seal v1";
+    /// Dataset secret and number to the signing key of a view's head.
+    pub const VIEW_HEAD_KEY: &str = "dolmen 2026 view head key v1";
+    /// Dataset secret and number to the opening of a view link's commitment.
+    pub const VIEW_OPENING: &str = "dolmen 2026 view opening v1";
+    /// View opening and view head public key to the view link's secret.
+    pub const VIEW_LINK: &str = "dolmen 2026 view link v1";
+    /// Dataset secret, number and creation time to the salt of a view's snapshot.
+    pub const VIEW_SALT: &str = "dolmen 2026 view salt v1";
+    /// View secret to the locator secret of the view's head.
+    pub const VIEW_LOCATOR: &str = "dolmen 2026 view locator v1";
+    /// View secret to the secret that seals the view head's body.
+    pub const VIEW_HEAD_SEAL: &str = "dolmen 2026 view head seal v1";
     /// Account secret and node id to the account key at that node.
     pub const ACCOUNT_KEY: &str = "dolmen 2026 account key v1";
     /// Delete secret and node id to the delete key at that node.
@@ -68,6 +89,8 @@ pub mod context {
     pub const PADDING: &str = "dolmen 2026 padding v1";
     /// Mask secret and segment nonce to the key of the parity masks.
     pub const PARITY_MASK: &str = "dolmen 2026 parity mask v1";
+    /// Salt and entries of a snapshot to the dataset root that papers quote.
+    pub const DATASET_ROOT: &str = "dolmen 2026 dataset root v1";
 }
 
 secret! {
@@ -87,6 +110,10 @@ secret! {
     MaskSecret
 }
 secret! {
+    /// The masks of one segment: what a holder of a view has of each segment that the view touches.
+    MaskKey
+}
+secret! {
     /// What the base table is found and opened with; readers and stewards hold it.
     TableSecret
 }
@@ -97,6 +124,18 @@ secret! {
 secret! {
     /// The 32 bytes of a read link: finds and opens the read head, and commits to the key that signs it.
     ReadSecret
+}
+secret! {
+    /// Opens the commitment that a view secret is; stands sealed in the view's head.
+    ViewOpening
+}
+secret! {
+    /// The 32 bytes of a view link: finds and opens the head of a view, and commits to the key that signs it.
+    ViewSecret
+}
+secret! {
+    /// What owner notes are sealed with; never leaves the owner.
+    OwnerNoteKey
 }
 secret! {
     /// What the points of one head follow from.
@@ -137,10 +176,23 @@ fn derive_signing_key(context: &'static str, parts: &[&[u8]]) -> SigningKey {
     key
 }
 
+impl VaultSecret {
+    /// The secret of the vault whose 24 words (BIP 39, English) stand for these 32 bytes.
+    #[must_use]
+    pub fn from_entropy(entropy: &[u8; 32]) -> Self {
+        Self::new(derive(context::VAULT, &[entropy]))
+    }
+}
+
 /// Everything that follows from a vault's secret for one of its datasets.
+///
+/// A dataset has *epochs*: 0 at first, one more with every `rekey`. What leads readers to new snapshots is another in every
+/// epoch: table, table head, read head, read opening and so the read link. What names stored bytes and authority over them stays:
+/// `docs/decisions/0004-epochs.md`.
 #[derive(Clone)]
 pub struct DatasetKeys {
     secret: DatasetSecret,
+    epoch: u32,
     /// Key of chunk keys, segment nonces and padding.
     pub dedup: DedupKey,
     /// Secret of the parity masks.
@@ -163,37 +215,62 @@ pub struct DatasetKeys {
     pub delete: DeleteSecret,
     /// Secret of the renew keys, for [`renew_key`].
     pub renew: RenewSecret,
+    /// Key of the owner's notes in the read head.
+    pub note: OwnerNoteKey,
 }
 
 impl DatasetKeys {
-    /// The keys of dataset `index` of the vault.
+    /// The keys of dataset `index` of the vault, in epoch 0.
     #[must_use]
     pub fn derive(vault: &VaultSecret, index: u64) -> Self {
-        Self::from_secret(DatasetSecret::new(derive(context::DATASET, &[vault.expose(), &index.to_le_bytes()])))
+        Self::derive_epoch(vault, index, 0)
     }
 
-    /// The keys of the dataset whose secret this is.
+    /// The keys of dataset `index` of the vault in `epoch`.
+    #[must_use]
+    pub fn derive_epoch(vault: &VaultSecret, index: u64, epoch: u32) -> Self {
+        let secret = DatasetSecret::new(derive(context::DATASET, &[vault.expose(), &index.to_le_bytes()]));
+        Self::from_secret_epoch(secret, epoch)
+    }
+
+    /// The keys of the dataset whose secret this is, in epoch 0.
     #[must_use]
     pub fn from_secret(secret: DatasetSecret) -> Self {
+        Self::from_secret_epoch(secret, 0)
+    }
+
+    /// The same dataset's keys in another epoch.
+    #[must_use]
+    pub fn in_epoch(&self, epoch: u32) -> Self {
+        Self::from_secret_epoch(self.secret.clone(), epoch)
+    }
+
+    fn from_secret_epoch(secret: DatasetSecret, epoch: u32) -> Self {
         let from = |context| derive(context, &[secret.expose()]);
+        let of_epoch = match epoch {
+            0 => secret.clone(),
+            later => DatasetSecret::new(derive(context::DATASET_EPOCH, &[secret.expose(), &later.to_le_bytes()])),
+        };
         let seed = from(context::CHUNKER_SEED);
         let chunker_seed = u64::from_le_bytes(*seed.first_chunk().expect("32 bytes hold eight"));
-        let read_head = derive_signing_key(context::READ_HEAD_KEY, &[secret.expose()]);
-        let read_opening = ReadOpening::new(from(context::READ_OPENING));
+        let read_head = derive_signing_key(context::READ_HEAD_KEY, &[of_epoch.expose()]);
+        let read_opening = ReadOpening::new(derive(context::READ_OPENING, &[of_epoch.expose()]));
         let read = ReadSecret::commit(&read_opening, read_head.verifying_key().as_bytes());
         Self {
             dedup: DedupKey::new(from(context::DEDUP)),
             mask: MaskSecret::new(from(context::MASK)),
-            table: TableSecret::new(from(context::TABLE)),
+            table: TableSecret::new(derive(context::TABLE, &[of_epoch.expose()])),
             chunker_seed,
             read_head,
-            table_head: derive_signing_key(context::TABLE_HEAD_KEY, &[secret.expose()]),
+            table_head: derive_signing_key(context::TABLE_HEAD_KEY, &[of_epoch.expose()]),
             read_opening,
             read,
             account: AccountSecret::new(from(context::ACCOUNT)),
             delete: DeleteSecret::new(from(context::DELETE)),
             renew: RenewSecret::new(from(context::RENEW)),
+            note: OwnerNoteKey::new(from(context::OWNER_NOTE)),
             secret,
+            epoch,
         }
     }
 
@@ -201,6 +278,64 @@ impl DatasetKeys {
     #[must_use]
     pub fn snapshot_salt(&self, created: Timestamp) -> [u8; 32] {
         derive(context::SNAPSHOT_SALT, &[self.secret.expose(), &created.as_unix_ms().to_le_bytes()])
+    }
+
+    /// The epoch that these keys are of.
+    #[must_use]
+    pub const fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// The keys of view `number`, the same in every epoch. A number belongs to one share for ever: whoever has its link
+    /// opens whatever is published under it.
+    #[must_use]
+    pub fn view(&self, number: u32) -> ViewKeyset {
+        let parts: [&[u8]; 2] = [self.secret.expose(), &number.to_le_bytes()];
+        let head = derive_signing_key(context::VIEW_HEAD_KEY, &parts);
+        let opening = ViewOpening::new(derive(context::VIEW_OPENING, &parts));
+        let secret = ViewSecret::commit(&opening, head.verifying_key().as_bytes());
+        ViewKeyset { head, opening, secret }
+    }
+
+    /// The salt of the snapshot that view `number` shows, published at `created`: another than that of the snapshot it was
+    /// made from, so that the dataset roots of the two cannot be told to belong together.
+    #[must_use]
+    pub fn view_salt(&self, number: u32, created: Timestamp) -> [u8; 32] {
+        let created = created.as_unix_ms().to_le_bytes();
+        derive(context::VIEW_SALT, &[self.secret.expose(), &number.to_le_bytes(), &created])
+    }
+}
+
+/// What the owner has of one view.
+#[derive(Clone)]
+pub struct ViewKeyset {
+    /// Signs the view's head.
+    pub head: SigningKey,
+    /// Opens the view link's commitment to the head's key.
+    pub opening: ViewOpening,
+    /// The view link's secret.
+    pub secret: ViewSecret,
+}
+
+impl core::fmt::Debug for ViewKeyset {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        formatter.write_str("ViewKeyset(..)")
+    }
+}
+
+impl ViewSecret {
+    /// The view secret that `opening` and the public key of the view's head make, as [`ReadSecret::commit`].
+    #[must_use]
+    pub fn commit(opening: &ViewOpening, head_public_key: &[u8; 32]) -> Self {
+        Self::new(derive(context::VIEW_LINK, &[opening.expose(), head_public_key]))
+    }
+}
+
+impl MaskKey {
+    /// The mask key of the segment with this nonce.
+    #[must_use]
+    pub fn derive(secret: &MaskSecret, nonce: &SegmentNonce) -> Self {
+        Self::new(derive(context::PARITY_MASK, &[secret.expose(), nonce.as_bytes()]))
     }
 }
 
@@ -236,6 +371,26 @@ impl ReadKeys {
         Self {
             locator: LocatorSecret::new(derive(context::READ_LOCATOR, &[read.expose()])),
             seal: HeadSealSecret::new(derive(context::READ_HEAD_SEAL, &[read.expose()])),
+        }
+    }
+}
+
+/// What finds and opens the head of a view.
+#[derive(Clone, Debug)]
+pub struct ViewKeys {
+    /// Where the head lies.
+    pub locator: LocatorSecret,
+    /// What its body is sealed with.
+    pub seal: HeadSealSecret,
+}
+
+impl ViewKeys {
+    /// From the secret of a view link.
+    #[must_use]
+    pub fn derive(view: &ViewSecret) -> Self {
+        Self {
+            locator: LocatorSecret::new(derive(context::VIEW_LOCATOR, &[view.expose()])),
+            seal: HeadSealSecret::new(derive(context::VIEW_HEAD_SEAL, &[view.expose()])),
         }
     }
 }
@@ -285,64 +440,4 @@ pub fn renew_key(secret: &RenewSecret, node: NodeId) -> SigningKey {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::BTreeSet;
-
-    #[test]
-    fn every_key_of_every_dataset_is_another() {
-        let vault = VaultSecret::new([1; 32]);
-        let node = NodeId::new([2; 32]);
-        let mut seen = BTreeSet::new();
-        for index in 0..3 {
-            let keys = DatasetKeys::derive(&vault, index);
-            let read = ReadKeys::derive(&keys.read);
-            let table = TableKeys::derive(&keys.table);
-            let all = [
-                *keys.secret.expose(),
-                *keys.dedup.expose(),
-                *keys.mask.expose(),
-                *keys.table.expose(),
-                keys.read_head.to_bytes(),
-                keys.table_head.to_bytes(),
-                *keys.read_opening.expose(),
-                *keys.read.expose(),
-                *keys.account.expose(),
-                *keys.delete.expose(),
-                *keys.renew.expose(),
-                keys.snapshot_salt(Timestamp::from_unix_ms(5)),
-                account_key(&keys.account, node).to_bytes(),
-                delete_key(&keys.delete, node).to_bytes(),
-                renew_key(&keys.renew, node).to_bytes(),
-                *read.locator.expose(),
-                *read.seal.expose(),
-                *table.locator.expose(),
-                *table.seal.expose(),
-                *point(&read.locator, 0).as_bytes(),
-                *point(&read.locator, 1).as_bytes(),
-                *point(&table.locator, 0).as_bytes(),
-            ];
-            for key in all {
-                assert!(seen.insert(key), "a key was derived twice");
-            }
-        }
-    }
-
-    #[test]
-    fn the_same_vault_and_index_give_the_same_keys() {
-        let first = DatasetKeys::derive(&VaultSecret::new([9; 32]), 4);
-        let second = DatasetKeys::derive(&VaultSecret::new([9; 32]), 4);
-        assert_eq!(first.read, second.read);
-        assert_eq!(first.chunker_seed, second.chunker_seed);
-        assert_eq!(first.read_head.to_bytes(), second.read_head.to_bytes());
-    }
-
-    #[test]
-    fn a_read_secret_commits_to_the_head_key() {
-        let keys = DatasetKeys::derive(&VaultSecret::new([9; 32]), 0);
-        let public = keys.read_head.verifying_key().to_bytes();
-        assert_eq!(ReadSecret::commit(&keys.read_opening, &public), keys.read);
-        let forger = SigningKey::from_bytes(&[3; 32]).verifying_key().to_bytes();
-        assert_ne!(ReadSecret::commit(&keys.read_opening, &forger), keys.read);
-    }
-}
+mod tests;

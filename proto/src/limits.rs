@@ -99,6 +99,20 @@ pub const DOCUMENT_ADDRESSES_MAX: usize = 8;
 pub const RECEIPT_MAX_BYTES: usize = 1024;
 /// Longest message of a snapshot, in bytes.
 pub const MESSAGE_MAX_BYTES: usize = 4096;
+/// As much of a snapshot's message as its row in the history keeps.
+pub const HISTORY_MESSAGE_MAX_BYTES: usize = 256;
+/// Most names that people gave to one snapshot.
+pub const TAGS_MAX: usize = 16;
+/// Longest such name, in bytes.
+pub const TAG_MAX_BYTES: usize = 64;
+/// Bytes of an owner's note before sealing, however little it says.
+pub const OWNER_NOTE_BYTES: usize = 512;
+/// Longest name of a dataset, in bytes.
+pub const DATASET_NAME_MAX_BYTES: usize = 200;
+/// Most shares that one dataset's ledger keeps, ended ones included.
+pub const SHARES_MAX: usize = 1000;
+/// Longest shared path, in bytes.
+pub const PATH_MAX_BYTES: usize = 4096;
 
 /// Largest head, signature included.
 pub const HEAD_MAX_BYTES: usize = 8 * 1024;
@@ -154,6 +168,8 @@ pub const LEASE_DEFAULT: Duration = Duration::from_secs(400 * 86_400);
 pub const LEASE_MAX: Duration = Duration::from_secs(800 * 86_400);
 /// A node keeps an expired shard this much longer when space allows.
 pub const LEASE_GRACE: Duration = Duration::from_secs(30 * 86_400);
+/// A segment that left the base table is deleted no sooner than this.
+pub const LEAVING_MIN: Duration = Duration::from_secs(7 * 86_400);
 /// `info` warns when a lease ends sooner than this.
 pub const LEASE_WARNING: Duration = Duration::from_secs(60 * 86_400);
 /// Longest life of a node record in the directory.
@@ -181,10 +197,13 @@ const _: () = {
             <= TREE_BLOB_MAX_BYTES,
         "the largest entry fits a blob"
     );
+    assert!(DATASET_NAME_MAX_BYTES + 81 <= OWNER_NOTE_BYTES, "the longest name fits a note");
+    assert!(SHARES_MAX * (PATH_MAX_BYTES + 64) + 1024 <= BLOB_MAX_BYTES, "the longest ledger fits a blob");
     assert!(MESSAGE_MAX_BYTES + EXTENSIONS_MAX_BYTES + EXTENSIONS_MAX * 6 + 1024 <= SNAPSHOT_ROOT_MAX_BYTES);
     assert!(
-        DOCUMENT_SHARDS_MAX * (32 + 1 + 32 + 1 + DOCUMENT_ADDRESSES_MAX * 19) + 1024 <= HEAD_MAX_BYTES,
-        "a head can name every shard of a document segment with all its addresses"
+        DOCUMENT_SHARDS_MAX * (32 + 1 + 32 + 1 + DOCUMENT_ADDRESSES_MAX * 19) + OWNER_NOTE_BYTES + 1024
+            <= HEAD_MAX_BYTES,
+        "a head can name every shard of a document segment with all its addresses, and hold a note"
     );
     assert!(HEAD_WRITE_QUORUM * 2 > HEAD_POINTS, "two writes of a head meet");
     assert!(HEADS_PER_POINT_MAX * HEAD_MAX_BYTES < WIRE_HEADER_MAX_BYTES, "all heads of a point fit a reply");

@@ -11,6 +11,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::codec::{CodecError, Reader, Writer, check_limit};
 use crate::keys::ReadSecret;
+pub use crate::keys::ViewSecret;
 use crate::limits::{LINK_ADDRESS_MAX_BYTES, LINK_BOOTSTRAP_MAX, LINK_MAX_CHARS};
 use crate::secret::secret;
 
@@ -23,10 +24,6 @@ const CHECKSUM_BYTES: usize = 4;
 const PAYLOAD_MIN_BYTES: usize = 1 + 32 + 1 + CHECKSUM_BYTES;
 
 secret! {
-    /// The secret of a view: of a sub-folder or of one snapshot. Reserved; this release opens none.
-    ViewSecret
-}
-secret! {
     /// The secret of a steward's link. Reserved; this release opens none.
     StewardSecret
 }
@@ -38,7 +35,7 @@ pub enum LinkSecret {
     ReadLive(ReadSecret),
     /// Read a dataset as it was first written: heads of a sequence over 1 are refused.
     ReadFrozen(ReadSecret),
-    /// Read a part of a dataset.
+    /// Read a folder, a file or one snapshot of a dataset, and nothing above or beside it.
     View(ViewSecret),
     /// Audit and repair a dataset without reading it.
     Steward(StewardSecret),
@@ -90,7 +87,7 @@ pub enum LinkError {
     Bootstrap,
 }
 
-static BASE32: LazyLock<Encoding> = LazyLock::new(|| {
+pub(crate) static BASE32: LazyLock<Encoding> = LazyLock::new(|| {
     let mut specification = Specification::new();
     specification.symbols.push_str("abcdefghijklmnopqrstuvwxyz234567");
     specification.encoding().expect("32 distinct symbols are an encoding")
@@ -140,6 +137,15 @@ impl Link {
         }
     }
 
+    /// The secret of a view link; `None` for the other kinds.
+    #[must_use]
+    pub const fn view_secret(&self) -> Option<&ViewSecret> {
+        match &self.secret {
+            LinkSecret::View(secret) => Some(secret),
+            LinkSecret::ReadLive(_) | LinkSecret::ReadFrozen(_) | LinkSecret::Steward(_) => None,
+        }
+    }
+
     /// Multiaddresses as text; not checked beyond their first character.
     #[must_use]
     pub fn bootstrap(&self) -> &[String] {
@@ -155,7 +161,7 @@ impl Link {
         writer.count8(self.bootstrap.len());
         self.bootstrap.iter().for_each(|address| writer.bytes8(address.as_bytes()));
         let mut payload = Zeroizing::new(writer.into_bytes());
-        let checksum = checksum(&payload);
+        let checksum = checksum(LINK_PREFIX, &payload);
         payload.extend_from_slice(&checksum);
         let mut text = Zeroizing::new(String::with_capacity(LINK_PREFIX.len() + BASE32.encode_len(payload.len())));
         text.push_str(LINK_PREFIX);
@@ -180,7 +186,7 @@ impl Link {
         if payload.len() < PAYLOAD_MIN_BYTES {
             return Err(LinkError::Truncated);
         }
-        if *found != checksum(body) {
+        if *found != checksum(LINK_PREFIX, body) {
             return Err(LinkError::Checksum);
         }
         Self::read(body)
@@ -241,9 +247,9 @@ fn is_address(address: &[u8]) -> bool {
 }
 
 /// Covers the prefix too, so that a link of one version is none of another.
-fn checksum(payload: &[u8]) -> [u8; CHECKSUM_BYTES] {
+pub(crate) fn checksum(prefix: &str, payload: &[u8]) -> [u8; CHECKSUM_BYTES] {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(LINK_PREFIX.as_bytes()).update(payload);
+    hasher.update(prefix.as_bytes()).update(payload);
     let [a, b, c, d, ..] = *hasher.finalize().as_bytes();
     [a, b, c, d]
 }
@@ -316,7 +322,7 @@ mod tests {
 
     /// The text of a link with this body and the right checksum.
     fn sealed(body: &[u8]) -> String {
-        format!("{LINK_PREFIX}{}", BASE32.encode(&[body, &checksum(body)].concat()))
+        format!("{LINK_PREFIX}{}", BASE32.encode(&[body, &checksum(LINK_PREFIX, body)].concat()))
     }
 
     proptest! {

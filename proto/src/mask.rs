@@ -7,17 +7,16 @@ use core::fmt;
 
 use chacha20::ChaCha20;
 use chacha20::cipher::{KeyIvInit, StreamCipher, StreamCipherSeek};
-use zeroize::Zeroizing;
 
 use crate::ids::ShardIndex;
-use crate::keys::{MaskSecret, context, derive};
+use crate::keys::{MaskKey, MaskSecret};
 use crate::policy::Policy;
 use crate::segment::SegmentNonce;
 
 /// The masks of one segment.
 #[derive(Clone)]
 pub struct Mask {
-    key: Zeroizing<[u8; 32]>,
+    key: MaskKey,
     policy: Policy,
 }
 
@@ -25,7 +24,13 @@ impl Mask {
     /// The masks of the segment with this nonce and policy.
     #[must_use]
     pub fn new(secret: &MaskSecret, nonce: &SegmentNonce, policy: Policy) -> Self {
-        Self { key: Zeroizing::new(derive(context::PARITY_MASK, &[secret.expose(), nonce.as_bytes()])), policy }
+        Self::of_key(MaskKey::derive(secret, nonce), policy)
+    }
+
+    /// The masks of the segment that has this mask key and policy.
+    #[must_use]
+    pub const fn of_key(key: MaskKey, policy: Policy) -> Self {
+        Self { key, policy }
     }
 
     /// Masks or unmasks `bytes`, which start at byte `offset` of `shard`; twice is nothing. Data shards stay as they are.
@@ -35,7 +40,7 @@ impl Mask {
         }
         let mut nonce = [0; 12];
         nonce[0] = shard.to_byte();
-        let mut cipher = ChaCha20::new((&*self.key).into(), &nonce.into());
+        let mut cipher = ChaCha20::new(self.key.expose().into(), &nonce.into());
         cipher.seek(offset);
         cipher.apply_keystream(bytes);
     }

@@ -104,6 +104,8 @@ pub(crate) fn table(rows: Rows) -> TableRoot {
         rows,
         further: vec![row(4, RowKind::Documents)],
         receipts: Some(own(7)),
+        forwards: None,
+        leaving: None,
         extensions: Default::default(),
     }
 }
@@ -126,6 +128,8 @@ pub(crate) fn read_body() -> ReadBody {
         snapshot: pointer(8),
         snapshot_id: SnapshotId::new([7; 32]),
         created: Timestamp::from_unix_ms(1_790_000_000_000),
+        history: None,
+        owner_note: None,
         extensions: Default::default(),
     }
 }

@@ -102,6 +102,8 @@ fn body(keys: &DatasetKeys, mark: u8) -> ReadBody {
         snapshot: BlobPointer { key: ChunkKey::new([5; 32]), segment: SegmentId::new([6; 32]), offset: 0, length: 300 },
         snapshot_id: SnapshotId::new([mark; 32]),
         created: Timestamp::from_unix_ms(1_790_000_000_000),
+        history: None,
+        owner_note: None,
         extensions: Extensions::default(),
     }
 }

@@ -343,6 +343,8 @@ pub(crate) async fn table(
         rows,
         further,
         receipts: None,
+        forwards: None,
+        leaving: None,
         extensions: Extensions::default(),
     };
     let first_number = first_number + segments.len() as u64;

@@ -267,6 +267,8 @@ async fn publish(
         snapshot: manifest.root.clone(),
         snapshot_id: manifest.id,
         created: header.created,
+        history: None,
+        owner_note: None,
         extensions: Extensions::default(),
     };
     let read_head = Head::create_read(&keys.read, &keys.read_head, first, &body).map_err(|error| bug(&error))?;

@@ -109,6 +109,12 @@ pub enum DocumentError {
         /// What was summed.
         what: &'static str,
     },
+    /// A forwarding row moves nothing, or bytes that no segment can hold.
+    #[error("a forwarding row is impossible")]
+    Forward,
+    /// What fills a document up to its length is not all zero.
+    #[error("the padding is not all zero")]
+    Padding,
     /// A tree of blobs is deeper than a reader follows.
     #[error("a tree of blobs has level {level}, {} is the highest", crate::limits::TREE_DEPTH_MAX - 1)]
     TooDeep {

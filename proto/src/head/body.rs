@@ -2,7 +2,7 @@
 
 use zeroize::Zeroizing;
 
-use super::HeadError;
+use super::{HeadError, SealedNote};
 use crate::codec::{DocumentError, Extensions, Needs, Reader, Writer, check_limit};
 use crate::ids::{SegmentId, ShardRoot, SnapshotId, Timestamp};
 use crate::keys::{MaskSecret, ReadOpening, TableSecret};
@@ -10,7 +10,7 @@ use crate::limits::DOCUMENT_SHARDS_MAX;
 use crate::seal::ChunkKey;
 use crate::segment::{Geometry, SegmentNonce};
 use crate::table::{NodeEntry, SegmentRow, TableRoot, read_geometry, write_geometry};
-use crate::tree::BlobPointer;
+use crate::tree::{BlobPointer, CountedTree};
 
 const KIND_TABLE: u8 = 1;
 const KIND_READ: u8 = 2;
@@ -132,14 +132,14 @@ impl TableLocation {
         BlobPointer { key: self.key.clone(), segment: self.segment.id, offset: self.offset, length: self.length }
     }
 
-    fn write(&self, writer: &mut Writer) {
+    pub(super) fn write(&self, writer: &mut Writer) {
         self.segment.write(writer);
         writer.raw(self.key.expose());
         writer.u32(self.offset);
         writer.u32(self.length);
     }
 
-    fn read(reader: &mut Reader<'_>) -> Result<Self, DocumentError> {
+    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, DocumentError> {
         let location = Self {
             segment: PlacedSegment::read(reader)?,
             key: ChunkKey::new(reader.array("the key of the table's root")?),
@@ -170,18 +170,27 @@ pub struct ReadBody {
     pub snapshot_id: SnapshotId,
     /// When the snapshot was made, by its writer's clock.
     pub created: Timestamp,
+    /// The tree of [kept snapshots](crate::history::HistoryRow), never a self pointer; `None` for a dataset without a history.
+    pub history: Option<CountedTree>,
+    /// What the owner noted for himself; sealed from readers.
+    pub owner_note: Option<SealedNote>,
     /// Fields of later releases.
     pub extensions: Extensions,
 }
 
-fn begin(kind: u8) -> Writer {
+/// Among the extensions of a read head.
+const EXTENSION_HISTORY: u16 = 2;
+/// Among the extensions of a read head.
+const EXTENSION_OWNER_NOTE: u16 = 4;
+
+pub(super) fn begin(kind: u8) -> Writer {
     let mut writer = Writer::new();
     writer.u8(kind);
     Needs::NONE.write(&mut writer);
     writer
 }
 
-fn expect_kind(reader: &mut Reader<'_>, expected: u8) -> Result<(), HeadError> {
+pub(super) fn expect_kind(reader: &mut Reader<'_>, expected: u8) -> Result<(), HeadError> {
     let found = reader.u8("the kind of a head")?;
     if found != expected {
         return Err(HeadError::Kind { expected, found });
@@ -210,6 +219,10 @@ pub(super) fn encode_read(body: &ReadBody) -> Result<Zeroizing<Vec<u8>>, HeadErr
     body.table.root().check()?;
     body.snapshot.check()?;
     body.snapshot.check_absolute("the snapshot in a head")?;
+    if let Some(history) = &body.history {
+        history.check()?;
+        history.root.check_absolute("the history in a head")?;
+    }
     let mut writer = begin(KIND_READ);
     writer.raw(body.read_opening.expose());
     writer.raw(body.table_secret.expose());
@@ -219,14 +232,17 @@ pub(super) fn encode_read(body: &ReadBody) -> Result<Zeroizing<Vec<u8>>, HeadErr
     body.snapshot.write(&mut writer);
     writer.raw(body.snapshot_id.as_bytes());
     writer.u64(body.created.as_unix_ms());
-    body.extensions.write(&mut writer);
+    let history = body.history.as_ref().map(CountedTree::to_bytes);
+    let note = body.owner_note.as_ref().map(|note| note.as_bytes().to_vec());
+    let extensions = body.extensions.clone().with_typed(EXTENSION_HISTORY, history)?;
+    extensions.with_typed(EXTENSION_OWNER_NOTE, note)?.write(&mut writer);
     Ok(Zeroizing::new(writer.into_bytes()))
 }
 
 pub(super) fn decode_read(plain: &[u8]) -> Result<ReadBody, HeadError> {
     let mut reader = Reader::new(plain);
     expect_kind(&mut reader, KIND_READ)?;
-    let body = ReadBody {
+    let mut body = ReadBody {
         read_opening: ReadOpening::new(reader.array("the read opening")?),
         table_secret: TableSecret::new(reader.array("the table secret")?),
         mask_secret: MaskSecret::new(reader.array("the mask secret")?),
@@ -235,9 +251,16 @@ pub(super) fn decode_read(plain: &[u8]) -> Result<ReadBody, HeadError> {
         snapshot: BlobPointer::read(&mut reader)?,
         snapshot_id: SnapshotId::new(reader.array("the snapshot's id")?),
         created: Timestamp::from_unix_ms(reader.u64("the time of creation")?),
+        history: None,
+        owner_note: None,
         extensions: Extensions::read(&mut reader)?,
     };
     reader.finish()?;
     body.snapshot.check_absolute("the snapshot in a head")?;
+    body.history = body.extensions.take(EXTENSION_HISTORY).map(|value| CountedTree::parse(&value)).transpose()?;
+    if let Some(history) = &body.history {
+        history.root.check_absolute("the history in a head")?;
+    }
+    body.owner_note = body.extensions.take(EXTENSION_OWNER_NOTE).map(|value| SealedNote::parse(&value)).transpose()?;
     Ok(body)
 }

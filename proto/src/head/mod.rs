@@ -5,10 +5,14 @@
 //! a head but never make one: `docs/decisions/0001-read-link-commits-to-the-writers-key.md`.
 
 mod body;
+mod note;
 mod order;
+mod view;
 
 pub use body::{Holder, PlacedSegment, ReadBody, TableBody, TableLocation};
+pub use note::{NoteError, OwnerNote, SealedNote};
 pub use order::{Refusal, Verdict, accept};
+pub use view::ViewBody;
 
 use bytes::Bytes;
 use chacha20poly1305::{AeadInOut, ChaCha20Poly1305, KeyInit, Nonce};
@@ -70,7 +74,7 @@ pub enum HeadError {
     /// A frozen link takes the first head only.
     #[error("the dataset has changed since this frozen link was made (head {0})")]
     Frozen(u64),
-    /// The link is of a kind that opens no read head.
+    /// The link is of a kind that opens no read head: a view link opens the head of a view.
     #[error("a {0:?} link does not open the head of a dataset")]
     LinkKind(LinkKind),
     /// What the owner sealed is malformed or needs a newer release.

@@ -49,6 +49,8 @@ fn read_body(keys: &DatasetKeys) -> ReadBody {
         snapshot: BlobPointer { key: ChunkKey::new([5; 32]), segment, offset: 0, length: 300 },
         snapshot_id: SnapshotId::new([7; 32]),
         created: Timestamp::from_unix_ms(1_790_000_000_000),
+        history: None,
+        owner_note: None,
         extensions: Extensions::default(),
     }
 }
@@ -160,7 +162,7 @@ fn the_largest_location_fits_and_is_bounded() {
     body.table = location(20, DOCUMENT_ADDRESSES_MAX);
     let head = Head::create_read(&keys.read, &keys.read_head, HeadOrder::after(None), &body).expect("fits");
     assert_eq!(head.open_read(&keys.read), Ok(body.clone()));
-    body.extensions.insert(2, vec![0; HEAD_MAX_BYTES]).expect("a document could");
+    body.extensions.insert(6, vec![0; HEAD_MAX_BYTES]).expect("a document could");
     let error = Head::create_read(&keys.read, &keys.read_head, HeadOrder::after(None), &body);
     assert!(matches!(error, Err(HeadError::Codec(CodecError::TooMuch { .. }))));
     let mut body = read_body(&keys);

@@ -15,7 +15,8 @@ use crate::limits::{
 };
 use crate::policy::Policy;
 use crate::tree::{
-    BlobKind, BlobPointer, BlobSink, BuildError, SpillBuilder, Spilled, TreeItem, TreeWalk, put_blob, resolve_segment,
+    BlobKind, BlobPointer, BlobSink, BuildError, CountedTree, SpillBuilder, Spilled, TreeItem, TreeWalk, put_blob,
+    resolve_segment,
 };
 
 /// The root of a base table.
@@ -34,9 +35,19 @@ pub struct TableRoot {
     pub further: Vec<SegmentRow>,
     /// The tree of receipts, which only owners and stewards load.
     pub receipts: Option<BlobPointer>,
+    /// The tree of [forwarding rows](super::ForwardRow): where chunks lie whose segment has no row any more. A reader who
+    /// does not know of it would miss them, so a release without it refuses the table.
+    pub forwards: Option<CountedTree>,
+    /// The tree of [segments that are leaving](super::LeavingRow), of interest to the owner only.
+    pub leaving: Option<CountedTree>,
     /// Fields of later releases.
     pub extensions: Extensions,
 }
+
+/// Among the extensions of a table's root; odd, so it must be understood.
+const EXTENSION_FORWARDS: u16 = 1;
+/// Among the extensions of a table's root.
+const EXTENSION_LEAVING: u16 = 2;
 
 /// The rows of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,15 +115,12 @@ impl TableRoot {
             2 => Rows::Tree { count: reader.u64("the number of rows")?, root: BlobPointer::read(reader)? },
             found => return Err(CodecError::Unknown { what: "the rows", found }.into()),
         };
-        Ok(Self {
-            policy,
-            nodes,
-            stewards,
-            rows,
-            further: read_rows(reader, TABLE_FURTHER_SEGMENTS_MAX)?,
-            receipts: reader.option("the receipts", BlobPointer::read)?,
-            extensions: Extensions::read(reader)?,
-        })
+        let further = read_rows(reader, TABLE_FURTHER_SEGMENTS_MAX)?;
+        let receipts = reader.option("the receipts", BlobPointer::read)?;
+        let mut extensions = Extensions::read_with_odd(reader, &[EXTENSION_FORWARDS])?;
+        let mut tree = |key| extensions.take(key).map(|value| CountedTree::parse(&value)).transpose();
+        let (forwards, leaving) = (tree(EXTENSION_FORWARDS)?, tree(EXTENSION_LEAVING)?);
+        Ok(Self { policy, nodes, stewards, rows, further, receipts, forwards, leaving, extensions })
     }
 
     fn check(&self) -> Result<(), DocumentError> {
@@ -132,7 +140,17 @@ impl TableRoot {
             }
             Rows::Tree { root, .. } => root.check()?,
         }
+        for tree in [&self.forwards, &self.leaving].into_iter().flatten() {
+            tree.check()?;
+        }
+        self.all_extensions()?;
         self.receipts.as_ref().map_or(Ok(()), BlobPointer::check)
+    }
+
+    fn all_extensions(&self) -> Result<Extensions, DocumentError> {
+        let value = |tree: &Option<CountedTree>| tree.as_ref().map(CountedTree::to_bytes);
+        let extensions = self.extensions.clone().with_typed(EXTENSION_FORWARDS, value(&self.forwards))?;
+        extensions.with_typed(EXTENSION_LEAVING, value(&self.leaving))
     }
 
     fn visit_segments(&mut self, visit: &mut dyn FnMut(&mut SegmentId)) {
@@ -141,6 +159,9 @@ impl TableRoot {
         }
         if let Some(receipts) = &mut self.receipts {
             visit(&mut receipts.segment);
+        }
+        for tree in [&mut self.forwards, &mut self.leaving].into_iter().flatten() {
+            visit(&mut tree.root.segment);
         }
     }
 
@@ -178,7 +199,7 @@ impl TableRoot {
         }
         write_rows(&mut writer, &self.further);
         writer.option(self.receipts.as_ref(), |writer, root| root.write(writer));
-        self.extensions.write(&mut writer);
+        self.all_extensions().expect("checked before anything is encoded").write(&mut writer);
         writer.into_bytes()
     }
 

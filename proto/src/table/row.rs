@@ -4,12 +4,18 @@ use core::cmp::Ordering;
 
 use crate::codec::{CodecError, DocumentError, Reader, Writer};
 use crate::ids::{SegmentId, ShardIndex, ShardRoot};
+use crate::keys::MaskKey;
 use crate::policy::Policy;
 use crate::segment::{Geometry, SegmentNonce};
 use crate::tree::{BlobKind, TreeItem, TreeLabel};
 
 /// What a row says of a shard that lies nowhere.
 const NOT_PLACED: u32 = u32::MAX;
+
+const KIND_CONTENT: u8 = 1;
+const KIND_DOCUMENTS: u8 = 2;
+/// The bit of a row's kind that says that the segment's mask key follows the row.
+const WITH_MASK_KEY: u8 = 0x80;
 
 /// What a segment holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -29,6 +35,7 @@ pub struct SegmentRow {
     nonce: SegmentNonce,
     roots: Vec<ShardRoot>,
     nodes: Vec<Option<u32>>,
+    mask_key: Option<MaskKey>,
 }
 
 impl SegmentRow {
@@ -53,7 +60,19 @@ impl SegmentRow {
             return Err(DocumentError::NodeIndex { index: NOT_PLACED, nodes: 0 });
         }
         let id = geometry.segment_id(&nonce, &roots).map_err(|_| DocumentError::Geometry)?;
-        Ok(Self { id, kind, geometry, nonce, roots, nodes })
+        Ok(Self { id, kind, geometry, nonce, roots, nodes, mask_key: None })
+    }
+
+    /// The row as it stands in the table of a view, whose readers hold no mask secret.
+    #[must_use]
+    pub fn with_mask_key(self, key: MaskKey) -> Self {
+        Self { mask_key: Some(key), ..self }
+    }
+
+    /// The segment's mask key; `None` in a dataset's own table, whose readers derive it.
+    #[must_use]
+    pub const fn mask_key(&self) -> Option<&MaskKey> {
+        self.mask_key.as_ref()
     }
 
     /// The segment's id.
@@ -150,20 +169,25 @@ impl TreeItem for SegmentRow {
     }
 
     fn write(&self, writer: &mut Writer) {
-        writer.u8(match self.kind {
-            RowKind::Content => 1,
-            RowKind::Documents => 2,
-        });
+        let kind = match self.kind {
+            RowKind::Content => KIND_CONTENT,
+            RowKind::Documents => KIND_DOCUMENTS,
+        };
+        writer.u8(if self.mask_key.is_some() { kind | WITH_MASK_KEY } else { kind });
         write_geometry(writer, &self.geometry, &self.nonce);
         self.roots.iter().for_each(|root| writer.raw(root.as_bytes()));
         self.nodes.iter().for_each(|node| writer.u32(node.unwrap_or(NOT_PLACED)));
+        if let Some(key) = &self.mask_key {
+            writer.raw(key.expose());
+        }
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, DocumentError> {
-        let kind = match reader.u8("the kind of a row")? {
-            1 => RowKind::Content,
-            2 => RowKind::Documents,
-            found => return Err(CodecError::Unknown { what: "the kind of a row", found }.into()),
+        let found = reader.u8("the kind of a row")?;
+        let kind = match found & !WITH_MASK_KEY {
+            KIND_CONTENT => RowKind::Content,
+            KIND_DOCUMENTS => RowKind::Documents,
+            _ => return Err(CodecError::Unknown { what: "the kind of a row", found }.into()),
         };
         let (geometry, nonce) = read_geometry(reader)?;
         let count = usize::from(geometry.policy().n());
@@ -171,7 +195,11 @@ impl TreeItem for SegmentRow {
         let nodes = (0..count)
             .map(|_| reader.u32("a node").map(|node| (node != NOT_PLACED).then_some(node)))
             .collect::<Result<_, _>>()?;
-        Self::new(kind, geometry, nonce, roots, nodes)
+        let row = Self::new(kind, geometry, nonce, roots, nodes)?;
+        if found & WITH_MASK_KEY == 0 {
+            return Ok(row);
+        }
+        Ok(row.with_mask_key(MaskKey::new(reader.array("a mask key")?)))
     }
 
     fn visit_segments(&mut self, _visit: &mut dyn FnMut(&mut SegmentId)) {}

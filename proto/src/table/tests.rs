@@ -39,6 +39,8 @@ fn table(rows: Rows) -> TableRoot {
         rows,
         further: vec![row(1_000_000)],
         receipts: None,
+        forwards: None,
+        leaving: None,
         extensions: Extensions::default(),
     }
 }

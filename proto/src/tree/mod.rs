@@ -6,6 +6,7 @@
 //! [`TREE_DEPTH_MAX`] levels, children are one level below their parent, so no tree has a cycle.
 
 mod build;
+mod counted;
 mod pointer;
 mod spill;
 mod walk;
@@ -15,6 +16,7 @@ pub(crate) mod testing;
 
 pub(crate) use build::put_blob;
 pub use build::{BlobSink, BuildError, BuiltTree, ProvisionalIds, TreeBuilder};
+pub use counted::{CountedTree, CountedTreeBuilder};
 pub(crate) use pointer::resolve as resolve_segment;
 pub use pointer::{BlobPointer, SELF_SEGMENT};
 pub use spill::{SpillBuilder, Spilled};
@@ -48,6 +50,20 @@ pub enum BlobKind {
     ReceiptLeaf = 9,
     /// Children of a receipt tree.
     ReceiptInner = 10,
+    /// Forwarding rows.
+    ForwardLeaf = 11,
+    /// Children of a tree of forwarding rows.
+    ForwardInner = 12,
+    /// Leaving segments.
+    LeavingLeaf = 13,
+    /// Children of a tree of leaving segments.
+    LeavingInner = 14,
+    /// Snapshots of a history.
+    HistoryLeaf = 15,
+    /// Children of a history.
+    HistoryInner = 16,
+    /// The ledger of shares.
+    Ledger = 17,
 }
 
 impl BlobKind {

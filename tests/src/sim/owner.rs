@@ -244,6 +244,8 @@ impl Owner {
             rows: rows.finish(&mut sink).expect("the sink takes everything"),
             further: Vec::new(),
             receipts: None,
+            forwards: None,
+            leaving: None,
             extensions: dolmen_proto::codec::Extensions::default(),
         };
         let pointer = root.put(&mut sink).expect("the table is legal");
@@ -271,6 +273,8 @@ impl Owner {
             snapshot: snapshot.pointer,
             snapshot_id: snapshot.id,
             created: snapshot.created,
+            history: None,
+            owner_note: None,
             extensions,
         };
         let order = HeadOrder::after(self.read_head.as_ref());
