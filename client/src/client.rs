@@ -2,6 +2,7 @@
 //!
 //! Decides which pipeline an operation runs. Never contains a pipeline.
 
+use std::fmt;
 use std::io::Write;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -29,16 +30,24 @@ use crate::put::{self, PutContext};
 use crate::read::Dataset;
 use crate::report::{GetReport, InfoReport, NodeView, PutReport, RemoveReport, RenewReport};
 use crate::state::State;
+use crate::vault::{Cost, Locksmith, SystemKeychain};
 
-/// A connection to one network. Shared by reference; each operation keeps to the memory budget by itself.
-#[derive(Debug)]
+/// A connection to one network. Clones share it; each operation keeps to the memory budget by itself.
+#[derive(Clone)]
 pub struct Client {
-    config: ClientConfig,
+    config: Arc<ClientConfig>,
     progress: Progress,
     state: State,
     nodes: Nodes,
     cores: Cores,
     live: Option<Arc<Live>>,
+    locksmith: Locksmith,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Client").field("config", &self.config).finish_non_exhaustive()
+    }
 }
 
 impl Client {
@@ -67,7 +76,28 @@ impl Client {
             ClientError::new(ErrorKind::Local, "this processor cannot run dolmen", error, advice)
         })?;
         let state = State::open(&config.state_folder)?;
-        Ok(Self { config, progress, state, nodes: Nodes::new(network), cores: Cores::all(), live: None })
+        let locksmith =
+            Locksmith { path: config.vault_file(), cost: Cost::DEFAULT, keychain: Arc::new(SystemKeychain) };
+        Ok(Self {
+            config: Arc::new(config),
+            progress,
+            state,
+            nodes: Nodes::new(network),
+            cores: Cores::all(),
+            live: None,
+            locksmith,
+        })
+    }
+
+    pub(crate) fn locksmith(&self) -> &Locksmith {
+        &self.locksmith
+    }
+
+    /// The same client with another way to make and open vaults.
+    #[cfg(test)]
+    pub(crate) fn with_locksmith(mut self, change: impl FnOnce(&mut Locksmith)) -> Self {
+        change(&mut self.locksmith);
+        self
     }
 
     /// Ends connections and remembers the nodes that were met. Dropping a client does less of it.

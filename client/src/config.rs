@@ -85,6 +85,8 @@ pub struct ClientConfig {
     pub memory_budget_bytes: u64,
     /// Folder for secrets of anonymous uploads, journals of interrupted ones and cached nodes.
     pub state_folder: PathBuf,
+    /// The file of the vault; `None`: `vault.json` in the state folder.
+    pub vault: Option<PathBuf>,
     /// Regions, such as `eu` or `eu-de`, that new shards may be placed in; empty: all.
     pub regions: Vec<String>,
     /// The code of new datasets.
@@ -99,6 +101,7 @@ impl Default for ClientConfig {
             bootstrap: Vec::new(),
             memory_budget_bytes: MEMORY_BUDGET_DEFAULT_BYTES,
             state_folder: default_state_folder(),
+            vault: None,
             regions: Vec::new(),
             policy: PolicyChoice::Auto,
             lease: LEASE_DEFAULT,
@@ -113,6 +116,7 @@ struct File {
     bootstrap: Vec<String>,
     memory_budget: Option<String>,
     state_folder: Option<PathBuf>,
+    vault: Option<PathBuf>,
     #[serde(default)]
     regions: Vec<String>,
     policy: Option<String>,
@@ -122,7 +126,7 @@ struct File {
 impl ClientConfig {
     /// Reads and checks a configuration file.
     ///
-    /// A relative `state_folder` is relative to the file's own folder.
+    /// A relative `state_folder` or `vault` is relative to the file's own folder.
     ///
     /// # Errors
     /// When the file cannot be read, is not TOML, has unknown keys or values outside of their bounds.
@@ -135,6 +139,11 @@ impl ClientConfig {
         if let (true, Some(folder)) = (config.state_folder.is_relative(), path.parent()) {
             config.state_folder = folder.join(&config.state_folder);
         }
+        if let (Some(vault), Some(folder)) = (&mut config.vault, path.parent())
+            && vault.is_relative()
+        {
+            *vault = folder.join(&*vault);
+        }
         Ok(config)
     }
 
@@ -144,7 +153,8 @@ impl ClientConfig {
     /// When it is not TOML, has unknown keys or values outside of their bounds.
     pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
         let file: File = toml::from_str(text).map_err(|error| ConfigError::Syntax(error.to_string()))?;
-        let mut config = Self { bootstrap: file.bootstrap, regions: file.regions, ..Self::default() };
+        let mut config =
+            Self { bootstrap: file.bootstrap, regions: file.regions, vault: file.vault, ..Self::default() };
         if let Some(size) = file.memory_budget {
             let size: ByteSize = size.parse().map_err(|error: dolmen_proto::size::ByteSizeError| {
                 ConfigError::Value { key: "memory_budget", reason: error.to_string() }
@@ -175,6 +185,12 @@ impl ClientConfig {
         }
         Ok(config)
     }
+
+    /// The file of the vault.
+    #[must_use]
+    pub fn vault_file(&self) -> PathBuf {
+        self.vault.clone().unwrap_or_else(|| self.state_folder.join("vault.json"))
+    }
 }
 
 fn days_of(duration: Duration) -> u64 {
@@ -196,11 +212,12 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let config = ClientConfig::from_toml(
-            "bootstrap = ['/ip4/127.0.0.1/udp/1/quic-v1']\nmemory_budget = '64MiB'\nstate_folder = '/s'\nregions = ['eu']\npolicy = '2/4'\nlease_days = 30",
+            "bootstrap = ['/ip4/127.0.0.1/udp/1/quic-v1']\nmemory_budget = '64MiB'\nstate_folder = '/s'\nvault = '/v'\nregions = ['eu']\npolicy = '2/4'\nlease_days = 30",
         )
         .unwrap();
         assert_eq!(config.memory_budget_bytes, 64 * MIB);
         assert_eq!(config.state_folder, PathBuf::from("/s"));
+        assert_eq!(config.vault_file(), PathBuf::from("/v"));
         assert_eq!(config.regions, ["eu"]);
         assert_eq!(config.policy, PolicyChoice::Fixed { k: 2, n: 4 });
         assert_eq!(config.lease, Duration::from_secs(30 * 86_400));
@@ -229,6 +246,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("client.toml");
         std::fs::write(&path, "state_folder = 'state'").unwrap();
-        assert_eq!(ClientConfig::load(&path).unwrap().state_folder, folder.path().join("state"));
+        let config = ClientConfig::load(&path).unwrap();
+        assert_eq!(config.state_folder, folder.path().join("state"));
+        assert_eq!(config.vault_file(), folder.path().join("state/vault.json"), "a vault for each network");
+        std::fs::write(&path, "vault = 'v'").unwrap();
+        assert_eq!(ClientConfig::load(&path).unwrap().vault_file(), folder.path().join("v"));
     }
 }

@@ -11,6 +11,7 @@ pub mod error;
 pub mod options;
 pub mod progress;
 pub mod report;
+pub mod vault;
 
 mod budget;
 mod client;

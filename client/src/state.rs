@@ -1,4 +1,4 @@
-//! What a client keeps between runs: secrets of anonymous uploads, and journals of uploads that were cut off.
+//! What a client keeps between runs: secrets of anonymous uploads, journals of uploads that were cut off, heads seen.
 //!
 //! Decides names, modes and durability of these files. Never holds content: everything in a journal only saves
 //! work, and whatever of it is lost or wrong costs time, never data.
@@ -14,8 +14,11 @@ use serde::{Deserialize, Serialize};
 use crate::error::{ClientError, ErrorKind};
 
 mod journal;
+#[allow(dead_code, reason = "heads are read with it next")]
+mod seen;
 
 pub(crate) use journal::{Journal, JournalHeader, Placed};
+pub(crate) use seen::SeenHeads;
 
 /// Largest secret file that is read.
 const SECRET_MAX_BYTES: u64 = 4096;
@@ -41,7 +44,7 @@ impl State {
     /// # Errors
     /// `Local` when it cannot be made.
     pub(crate) fn open(folder: &Path) -> Result<Self, ClientError> {
-        for name in ["uploads", "journals"] {
+        for name in ["uploads", "journals", "seen", "vaults"] {
             let path = folder.join(name);
             fs::DirBuilder::new()
                 .recursive(true)
@@ -55,6 +58,12 @@ impl State {
     /// Where the directory may cache nodes.
     pub(crate) fn node_cache(&self) -> PathBuf {
         self.folder.join("nodes")
+    }
+
+    /// The newest heads that this client has seen.
+    #[allow(dead_code, reason = "heads are read with it next")]
+    pub(crate) fn seen_heads(&self) -> SeenHeads {
+        SeenHeads::new(self)
     }
 
     /// Keeps the vault secret of the anonymous upload with this link secret; durable when it returns.
@@ -118,7 +127,8 @@ impl State {
     }
 }
 
-fn to_hex(bytes: &[u8]) -> String {
+/// Lowercase hexadecimal digits.
+pub(crate) fn to_hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -127,7 +137,7 @@ fn from_hex(text: &str) -> Option<[u8; 32]> {
 }
 
 /// Writes a file of mode 0600 beside `path`, syncs it, renames it over `path` and syncs the folder.
-fn write_durably(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let beside = path.with_extension(format!("new-{}", std::process::id()));
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
     file.write_all(bytes)?;
@@ -136,7 +146,8 @@ fn write_durably(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     sync_folder(path)
 }
 
-fn sync_folder(path: &Path) -> std::io::Result<()> {
+/// Makes durable that the folder of `path` names it.
+pub(crate) fn sync_folder(path: &Path) -> std::io::Result<()> {
     path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }
 
