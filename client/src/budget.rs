@@ -54,6 +54,12 @@ impl Budget {
         Held { permit: Arc::clone(&self.pages).acquire_many_owned(wanted).await.ok() }
     }
 
+    /// Takes so many bytes if they are free now.
+    pub(crate) fn try_take(&self, bytes: u64) -> Option<Held> {
+        let permit = Arc::clone(&self.pages).try_acquire_many_owned(pages(bytes)).ok()?;
+        Some(Held { permit: Some(permit) })
+    }
+
     /// Bytes that nobody holds now.
     #[cfg(test)]
     pub(crate) fn free_bytes(&self) -> u64 {

@@ -27,8 +27,9 @@ use crate::network::{Account, Live, Network, Nodes};
 use crate::options::{Destination, GetOptions, PutOptions};
 use crate::progress::{Progress, ProgressEvent, Stage};
 use crate::put::{self, PutContext};
-use crate::read::Dataset;
+use crate::read::{BlobCache, Dataset, Reading};
 use crate::report::{GetReport, InfoReport, NodeView, PutReport, RemoveReport, RenewReport};
+use crate::snapshot::Snapshot;
 use crate::state::State;
 use crate::vault::{Cost, Locksmith, SystemKeychain};
 
@@ -124,6 +125,15 @@ impl Client {
             progress: &self.progress,
         };
         put::put(&context, paths, options).await
+    }
+
+    /// Opens the newest snapshot that a link leads to, for reading.
+    ///
+    /// # Errors
+    /// `Usage` for what is no link, `NotFound` when nothing lies there, `NotNow`, `Damaged` or `Refused` when it cannot
+    /// be read.
+    pub async fn snapshot(&self, link: &str) -> Result<Snapshot, ClientError> {
+        Snapshot::open(self.open(link, false).await?, self.progress.clone()).await
     }
 
     /// Restores what a link names.
@@ -256,8 +266,16 @@ impl Client {
 
     async fn open(&self, link: &str, everything: bool) -> Result<Dataset, ClientError> {
         self.progress.stage(Stage::ReadingDocuments);
-        let link = parse(link)?;
-        Dataset::open(&self.nodes, &self.cores, self.config.memory_budget_bytes, &link, everything).await
+        Dataset::open(&self.reading(), &parse(link)?, everything).await
+    }
+
+    fn reading(&self) -> Reading {
+        Reading {
+            nodes: self.nodes.clone(),
+            cores: self.cores.clone(),
+            budget_bytes: self.config.memory_budget_bytes,
+            cache: Some(BlobCache::new(&self.config.state_folder.join("blobs"))),
+        }
     }
 
     /// The account of an anonymous upload made by this client.

@@ -106,6 +106,24 @@ impl ClientError {
     }
 }
 
+impl From<ClientError> for std::io::Error {
+    /// For those who read a file as a stream; the failure itself is the source.
+    fn from(error: ClientError) -> Self {
+        let kind = match error.kind {
+            ErrorKind::NotFound => std::io::ErrorKind::NotFound,
+            ErrorKind::NotNow => std::io::ErrorKind::TimedOut,
+            ErrorKind::Damaged => std::io::ErrorKind::InvalidData,
+            ErrorKind::Refused => std::io::ErrorKind::PermissionDenied,
+            ErrorKind::Usage => std::io::ErrorKind::InvalidInput,
+            // Not the system's `Interrupted`, at which readers try again for ever.
+            ErrorKind::Bug | ErrorKind::Conflict | ErrorKind::Local | ErrorKind::Interrupted => {
+                std::io::ErrorKind::Other
+            }
+        };
+        Self::new(kind, error)
+    }
+}
+
 impl fmt::Display for ClientError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}\n{}\n{}", self.what, self.why, self.advice)

@@ -16,6 +16,7 @@ pub mod vault;
 mod budget;
 mod client;
 mod cores;
+mod file;
 mod get;
 mod heads;
 mod info;
@@ -24,6 +25,7 @@ mod listing;
 mod network;
 mod put;
 mod read;
+mod snapshot;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -31,9 +33,11 @@ mod tests;
 pub use client::Client;
 pub use config::{ClientConfig, ConfigError, PolicyChoice};
 pub use error::{ClientError, ErrorKind};
+pub use file::File;
 pub use listing::Listing;
 pub use options::{Destination, GetOptions, PutOptions};
 pub use progress::{Progress, ProgressEvent, ProgressSink, Stage};
 pub use report::{
     EntryKind, FailedFile, GetReport, InfoReport, ListedEntry, NodeView, PutReport, RemoveReport, RenewReport,
 };
+pub use snapshot::Snapshot;

@@ -5,10 +5,12 @@
 use std::collections::VecDeque;
 
 use dolmen_proto::manifest::{Entry, EntryKind as Kind};
+use futures::Stream;
 
 use crate::error::ClientError;
 use crate::read::{Dataset, Folder};
 use crate::report::{EntryKind, ListedEntry, format_time_ns};
+use crate::snapshot::normal;
 
 /// A folder that is being listed.
 struct Open {
@@ -34,8 +36,7 @@ impl std::fmt::Debug for Listing {
 
 impl Listing {
     pub(crate) async fn open(dataset: Dataset, path: &[u8], recursive: bool) -> Result<Self, ClientError> {
-        let path: Vec<u8> =
-            path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()).collect::<Vec<_>>().join(&b'/');
+        let path = normal(path);
         let (folder, single) = match dataset.entry(&path).await? {
             None => (Some(dataset.snapshot().await?.root), None),
             Some(Entry { kind: Kind::Folder(folder), .. }) => (Some(folder), None),
@@ -76,9 +77,31 @@ impl Listing {
         }
         Ok(None)
     }
+
+    /// The same as a stream, which ends after an error.
+    ///
+    /// ```no_run
+    /// use futures::TryStreamExt;
+    /// # async fn example(snapshot: &dolmen_client::Snapshot) -> Result<(), dolmen_client::ClientError> {
+    /// let sizes = snapshot.list(b"", true).await?.into_stream().map_ok(|entry| entry.size);
+    /// let largest = sizes.try_fold(0, |largest, size| async move { Ok(largest.max(size)) }).await?;
+    /// # let _ = largest;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn into_stream(self) -> impl Stream<Item = Result<ListedEntry, ClientError>> + Send {
+        futures::stream::unfold(Some(self), |listing| async move {
+            let mut listing = listing?;
+            match listing.next().await {
+                Ok(Some(entry)) => Some((Ok(entry), Some(listing))),
+                Ok(None) => None,
+                Err(error) => Some((Err(error), None)),
+            }
+        })
+    }
 }
 
-fn listed(path: Vec<u8>, entry: &Entry) -> ListedEntry {
+pub(crate) fn listed(path: Vec<u8>, entry: &Entry) -> ListedEntry {
     let (kind, size, target) = match &entry.kind {
         Kind::File(file) => (EntryKind::File, file.size_bytes, None),
         Kind::Folder(folder) => (EntryKind::Folder, folder.totals.bytes, None),

@@ -19,6 +19,8 @@ use crate::{
     ProgressSink, PutOptions,
 };
 
+mod reading;
+
 /// A folder to put, one for state, one to get into, and a network.
 struct World {
     folder: tempfile::TempDir,

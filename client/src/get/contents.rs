@@ -8,13 +8,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dolmen_proto::ids::SegmentId;
-use dolmen_proto::tree::BlobPointer;
 use futures::StreamExt;
 
 use super::target::{Attributes, Target, Temporary, write_at};
 use crate::error::{ClientError, ErrorKind};
 use crate::progress::{Progress, ProgressEvent};
-use crate::read::{Dataset, SegmentData};
+use crate::read::{Chunk, Dataset, Opener, Place, SegmentData};
 use crate::report::FailedFile;
 
 /// Chunks that a window holds before its segments are read.
@@ -56,7 +55,7 @@ impl FileJob {
 /// A chunk and where it goes.
 #[derive(Debug)]
 pub(crate) struct Use {
-    pub(crate) pointer: BlobPointer,
+    pub(crate) chunk: Chunk,
     pub(crate) file: Arc<FileJob>,
     pub(crate) at: u64,
 }
@@ -97,7 +96,7 @@ impl Window {
     pub(crate) fn push(&mut self, chunk: Use) {
         chunk.file.left.fetch_add(1, Ordering::Relaxed);
         self.uses += 1;
-        let segment = chunk.pointer.segment;
+        let segment = chunk.chunk.pointer.segment;
         let uses = self.by_segment.entry(segment).or_default();
         if uses.is_empty() {
             self.order.push(segment);
@@ -130,9 +129,9 @@ impl Window {
         let empty = tokio::task::spawn_blocking(move || ended.iter().for_each(|file| shared.written(file)));
         empty.await.map_err(|error| ClientError::bug("a restore's thread failed", error))?;
         let mut by_segment = self.by_segment;
-        let segments = self.order.iter().filter_map(|id| Some((*id, by_segment.remove(id)?))).collect::<Vec<_>>();
+        let segments = self.order.iter().filter_map(|id| by_segment.remove(id)).collect::<Vec<_>>();
         let mut reads = futures::stream::iter(segments)
-            .map(|(id, uses)| segment(dataset, id, uses, &done))
+            .map(|uses| segment(dataset, uses, &done))
             .buffer_unordered(SEGMENTS_AT_ONCE);
         while let Some(read) = reads.next().await {
             read?;
@@ -147,18 +146,48 @@ impl Window {
     }
 }
 
-/// Reads one segment and writes all that is wanted of it.
-async fn segment(dataset: &Dataset, id: SegmentId, mut uses: Vec<Use>, done: &Arc<Done>) -> Result<(), ClientError> {
-    uses.sort_by_key(|chunk| chunk.pointer.offset);
-    let data = match fetch(dataset, id, &uses).await {
-        Ok(data) => Arc::new(data),
-        Err(error) => {
-            let done = Arc::clone(done);
-            let fail = move || uses.iter().for_each(|chunk| done.failed(&chunk.file, &error));
-            return tokio::task::spawn_blocking(fail)
-                .await
-                .map_err(|error| ClientError::bug("a restore's thread failed", error));
+/// A use, and where its chunk lies in the segment that is read.
+type Placed = (u32, Use);
+
+/// Reads what is wanted of one segment, wherever its chunks lie now, and writes it.
+async fn segment(dataset: &Dataset, uses: Vec<Use>, done: &Arc<Done>) -> Result<(), ClientError> {
+    let mut groups: Vec<(Arc<Place>, Vec<Placed>)> = Vec::new();
+    let mut lost: Vec<(Use, ClientError)> = Vec::new();
+    for chunk in uses {
+        match dataset.locate(&chunk.chunk.pointer).await {
+            Ok((place, offset)) => match groups.iter_mut().find(|(there, _)| there.id == place.id) {
+                Some((_, uses)) => uses.push((offset, chunk)),
+                None => groups.push((place, vec![(offset, chunk)])),
+            },
+            Err(error) => lost.push((chunk, error)),
         }
+    }
+    fail(lost, done).await?;
+    for (place, uses) in groups {
+        group(dataset, &place, uses, done).await?;
+    }
+    Ok(())
+}
+
+async fn fail(lost: Vec<(Use, ClientError)>, done: &Arc<Done>) -> Result<(), ClientError> {
+    if lost.is_empty() {
+        return Ok(());
+    }
+    let done = Arc::clone(done);
+    let fail = move || lost.iter().for_each(|(chunk, error)| done.failed(&chunk.file, error));
+    tokio::task::spawn_blocking(fail).await.map_err(|error| ClientError::bug("a restore's thread failed", error))
+}
+
+async fn group(
+    dataset: &Dataset,
+    place: &Arc<Place>,
+    mut uses: Vec<Placed>,
+    done: &Arc<Done>,
+) -> Result<(), ClientError> {
+    uses.sort_by_key(|(offset, _)| *offset);
+    let data = match fetch(dataset, place, &uses).await {
+        Ok(data) => Arc::new(data),
+        Err(error) => return fail(uses.into_iter().map(|(_, chunk)| (chunk, error.clone())).collect(), done).await,
     };
     let jobs = batches(uses).into_iter().map(|batch| {
         let (data, done) = (Arc::clone(&data), Arc::clone(done));
@@ -170,65 +199,67 @@ async fn segment(dataset: &Dataset, id: SegmentId, mut uses: Vec<Use>, done: &Ar
     Ok(())
 }
 
-async fn fetch(dataset: &Dataset, id: SegmentId, uses: &[Use]) -> Result<SegmentData, ClientError> {
-    let place = dataset.place(id).await?;
-    let ranges = uses.iter().map(|chunk| crate::read::range(&chunk.pointer)).collect::<Result<Vec<_>, _>>()?;
-    dataset.contents().fetch(&place, &ranges).await
+async fn fetch(dataset: &Dataset, place: &Arc<Place>, uses: &[Placed]) -> Result<SegmentData, ClientError> {
+    let whole = |(offset, chunk): &Placed| {
+        let (_, length) = chunk.chunk.sealed_part(&(0..chunk.chunk.plain_bytes()))?;
+        Ok((*offset, length))
+    };
+    let ranges = uses.iter().map(whole).collect::<Result<Vec<_>, ClientError>>()?;
+    dataset.contents().fetch(place, &ranges).await
 }
 
 /// Shares chunks out in runs; equal chunks, which follow each other, stay together.
-fn batches(uses: Vec<Use>) -> Vec<Vec<Use>> {
-    let mut batches: Vec<Vec<Use>> = Vec::new();
+fn batches(uses: Vec<Placed>) -> Vec<Vec<Placed>> {
+    let mut batches: Vec<Vec<Placed>> = Vec::new();
     let mut bytes = BATCH_BYTES;
-    for chunk in uses {
-        let same = batches.last().and_then(|batch| batch.last()).is_some_and(|last| last.pointer == chunk.pointer);
+    for (offset, chunk) in uses {
+        let last = batches.last().and_then(|batch| batch.last());
+        let same = last.is_some_and(|(_, last)| last.chunk == chunk.chunk);
         if bytes >= BATCH_BYTES && !same {
             batches.push(Vec::new());
             bytes = 0;
         }
-        bytes += chunk.pointer.length as usize;
+        bytes += chunk.chunk.plain_bytes();
         if let Some(batch) = batches.last_mut() {
-            batch.push(chunk);
+            batch.push((offset, chunk));
         }
     }
     batches
 }
 
-fn write_batch(data: &SegmentData, batch: &[Use], done: &Done) {
-    let mut plain = Vec::new();
-    let mut opened: Option<(&BlobPointer, usize)> = None;
+fn write_batch(data: &SegmentData, batch: &[Placed], done: &Done) {
+    let mut opener = Opener::default();
     let mut handle: Option<(&Arc<FileJob>, std::fs::File)> = None;
-    for chunk in batch {
-        if chunk.file.failed.load(Ordering::Relaxed) {
+    for equal in batch.chunk_by(|(_, left), (_, right)| left.chunk == right.chunk) {
+        let Some((offset, first)) = equal.first() else { continue };
+        let wanted = || equal.iter().map(|(_, chunk)| chunk).filter(|chunk| !chunk.file.failed.load(Ordering::Relaxed));
+        if wanted().next().is_none() {
             continue;
         }
-        let length = match opened {
-            Some((pointer, length)) if *pointer == chunk.pointer => length,
-            _ => match data.open(&chunk.pointer, &mut plain) {
-                Ok(length) => length,
-                Err(error) => {
-                    opened = None;
-                    done.failed(&chunk.file, &error);
-                    continue;
-                }
-            },
+        let plain = match opener.open(data, &first.chunk, *offset, &(0..first.chunk.plain_bytes())) {
+            Ok(plain) => plain,
+            Err(error) => {
+                wanted().for_each(|chunk| done.failed(&chunk.file, &error));
+                continue;
+            }
         };
-        opened = Some((&chunk.pointer, length));
-        if !handle.as_ref().is_some_and(|(file, _)| Arc::ptr_eq(file, &chunk.file)) {
-            handle = match done.target.write(&chunk.file.temporary) {
-                Ok(file) => Some((&chunk.file, file)),
-                Err(error) => {
-                    done.failed_locally(&chunk.file, &error);
-                    continue;
+        for chunk in wanted() {
+            if !handle.as_ref().is_some_and(|(file, _)| Arc::ptr_eq(file, &chunk.file)) {
+                handle = match done.target.write(&chunk.file.temporary) {
+                    Ok(file) => Some((&chunk.file, file)),
+                    Err(error) => {
+                        done.failed_locally(&chunk.file, &error);
+                        continue;
+                    }
+                };
+            }
+            let written = handle.as_ref().map(|(_, file)| write_at(file, plain, chunk.at));
+            match written {
+                Some(Err(error)) => done.failed_locally(&chunk.file, &error),
+                _ => {
+                    done.progress.event(ProgressEvent::Bytes(plain.len() as u64));
+                    done.written(&chunk.file);
                 }
-            };
-        }
-        let written = handle.as_ref().map(|(_, file)| write_at(file, &plain[..length], chunk.at));
-        match written {
-            Some(Err(error)) => done.failed_locally(&chunk.file, &error),
-            _ => {
-                done.progress.event(ProgressEvent::Bytes(length as u64));
-                done.written(&chunk.file);
             }
         }
     }

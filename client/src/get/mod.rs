@@ -11,14 +11,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use dolmen_proto::manifest::{Entry, EntryKind, Extent, FileEntry, FolderEntry};
+use dolmen_proto::manifest::{Entry, EntryKind, FileEntry, FolderEntry};
 
 use self::contents::{FileJob, Tally, Use, Window};
 use self::target::{Attributes, Existing, Target};
 use crate::error::{ClientError, ErrorKind};
 use crate::options::{Destination, GetOptions};
 use crate::progress::{Progress, ProgressEvent, Stage};
-use crate::read::{Dataset, Folder, SINGLE_EXTENSION};
+use crate::read::{Chunk, Dataset, Folder, SINGLE_EXTENSION};
 use crate::report::{FailedFile, GetReport, mib_per_second};
 
 pub(crate) use stream::write_file;
@@ -283,12 +283,8 @@ impl<'a> Restore<'a> {
         let mut extents = self.dataset.extents(file);
         while let Some(placed) = self.dataset.next_extents(&mut extents).await? {
             for placed in placed {
-                match placed.extent {
-                    Extent::Chunk(pointer) => {
-                        self.window.push(Use { pointer, file: Arc::clone(&job), at: placed.offset_bytes });
-                    }
-                    Extent::Compressed { .. } => return Err(crate::read::compressed()),
-                    Extent::Hole { .. } => {}
+                if let Some(chunk) = Chunk::of(placed.extent) {
+                    self.window.push(Use { chunk, file: Arc::clone(&job), at: placed.offset_bytes });
                 }
             }
             if self.window.is_full() {

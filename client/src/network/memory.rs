@@ -62,6 +62,15 @@ struct Node {
     refused_heads: BTreeSet<(Point, Bytes)>,
 }
 
+/// One call for a range of a shard, answered or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Got {
+    pub(crate) node: NodeId,
+    pub(crate) root: ShardRoot,
+    pub(crate) count_bytes: u64,
+    pub(crate) proof: bool,
+}
+
 /// The network; times are the system's.
 pub(crate) struct Memory {
     nodes: Mutex<BTreeMap<NodeId, Node>>,
@@ -69,6 +78,7 @@ pub(crate) struct Memory {
     pub(crate) puts: AtomicU64,
     /// Payload bytes of gets.
     pub(crate) got_bytes: AtomicU64,
+    gets: Mutex<Vec<Got>>,
     pub(crate) changed: tokio::sync::watch::Sender<u64>,
 }
 
@@ -89,12 +99,18 @@ impl Memory {
             nodes: Mutex::new(nodes.collect()),
             puts: AtomicU64::new(0),
             got_bytes: AtomicU64::new(0),
+            gets: Mutex::default(),
             changed: tokio::sync::watch::Sender::new(0),
         })
     }
 
     fn nodes(&self) -> MutexGuard<'_, BTreeMap<NodeId, Node>> {
         self.nodes.lock().unwrap()
+    }
+
+    /// What nodes were asked for since this was asked last.
+    pub(crate) fn take_gets(&self) -> Vec<Got> {
+        std::mem::take(&mut self.gets.lock().unwrap())
     }
 
     /// Makes the first so many nodes behave like this.
@@ -349,6 +365,10 @@ impl Network for Handle {
     ) -> BoxFuture<'static, Result<Answer, CallFault>> {
         let network = Arc::clone(&self.0);
         async move {
+            if let Request::Get(get) = &request {
+                let got = Got { node: node.id, root: get.root, count_bytes: get.count_bytes, proof: get.proof };
+                network.gets.lock().unwrap().push(got);
+            }
             let manner = network.nodes().get(&node.id).map(|node| node.manner);
             if let Some(Manner::Slow(milliseconds)) = manner {
                 tokio::time::sleep(Duration::from_millis(milliseconds)).await;

@@ -1,87 +1,54 @@
 //! A dataset opened through a link: its table, its snapshot, its folders.
 //!
-//! Decides how documents are looked up and what of them is kept in memory: a few segments and rows, whatever the
-//! dataset's size. Never decides what a document means: `dolmen-proto` does, and it checks every blob.
+//! Decides how entries and extents are looked up: one blob a level, and blobs that follow each other in one read. Never
+//! decides what a document means: `dolmen-proto` does, and it checks every blob.
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use dolmen_proto::codec::DocumentError;
 use dolmen_proto::head::ReadBody;
-use dolmen_proto::ids::SegmentId;
+use dolmen_proto::ids::{SegmentId, SnapshotId};
 use dolmen_proto::link::Link;
 use dolmen_proto::manifest::{
     Entry, EntryKind, ExtentList, ExtentWalk, FileEntry, FolderEntry, FolderWalk, Name, PlacedExtent, Snapshot,
 };
-use dolmen_proto::table::{Rows, SegmentRow, TableRoot};
 use dolmen_proto::tree::BlobPointer;
 
+use super::cache::BlobCache;
+use super::documents::Documents;
 use super::fetch::Fetcher;
-use super::segment::{Place, SegmentData};
+use super::segment::Place;
+use super::table::{Table, damaged};
 use crate::budget::Budget;
 use crate::cores::Cores;
 use crate::error::{ClientError, ErrorKind};
 use crate::heads;
 use crate::network::Nodes;
 
-/// Document segments up to this are read whole and kept: one read serves all blobs of a small dataset.
-const WHOLE_DOCUMENT_BYTES: u32 = 1024 * 1024;
-/// Whole document segments that are kept.
-const SEGMENTS_KEPT: usize = 2;
-/// Opened blobs that are kept.
-const BLOBS_KEPT: usize = 64;
-/// Places of segments that are kept.
-const PLACES_KEPT: usize = 4096;
+/// Blobs that are fetched with the one that is wanted, and their sealed bytes.
+const AHEAD_BLOBS: usize = 16;
+const AHEAD_BYTES: usize = 768 * 1024;
 
-/// The newest things used, up to a number.
-struct Kept<K, V> {
-    map: HashMap<K, V>,
-    order: VecDeque<K>,
-    most: usize,
+/// What reading needs, whichever dataset is read.
+#[derive(Debug, Clone)]
+pub(crate) struct Reading {
+    pub(crate) nodes: Nodes,
+    pub(crate) cores: Cores,
+    pub(crate) budget_bytes: u64,
+    pub(crate) cache: Option<BlobCache>,
 }
 
-impl<K: Hash + Eq + Copy, V: Clone> Kept<K, V> {
-    fn new(most: usize) -> Self {
-        Self { map: HashMap::new(), order: VecDeque::new(), most }
-    }
-
-    fn get(&self, key: &K) -> Option<V> {
-        self.map.get(key).cloned()
-    }
-
-    fn put(&mut self, key: K, value: V) {
-        if self.map.insert(key, value).is_none() {
-            self.order.push_back(key);
-        }
-        while self.order.len() > self.most {
-            if let Some(oldest) = self.order.pop_front() {
-                self.map.remove(&oldest);
-            }
-        }
-    }
-}
-
-struct Caches {
-    segments: Kept<SegmentId, Arc<SegmentData>>,
-    blobs: Kept<(SegmentId, u32), Arc<Vec<u8>>>,
-    places: Kept<SegmentId, Arc<Place>>,
-}
-
-/// A dataset that can be read. Clones share caches.
+/// A snapshot of a dataset that can be read. Clones share what is kept.
 #[derive(Clone)]
 pub(crate) struct Dataset {
-    nodes: Nodes,
-    /// For documents.
-    fetcher: Fetcher,
+    documents: Documents,
     /// For file contents.
     contents: Fetcher,
-    pub(crate) body: Arc<ReadBody>,
-    table: Arc<TableRoot>,
-    table_place: Arc<Place>,
-    caches: Arc<Mutex<Caches>>,
-    /// All of the manifest will be read, so its segments are read whole.
-    everything: bool,
+    /// Bytes of contents that may be held ahead of readers.
+    ahead: Budget,
+    budget_bytes: u64,
+    table: Arc<Table>,
+    snapshot: BlobPointer,
+    snapshot_id: SnapshotId,
 }
 
 impl std::fmt::Debug for Dataset {
@@ -101,58 +68,49 @@ pub(crate) enum Extents {
     Tree(Box<ExtentWalk>),
 }
 
-fn damaged(error: &DocumentError) -> ClientError {
-    match error {
-        DocumentError::Needs { .. } | DocumentError::Version { .. } => ClientError::new(
-            ErrorKind::Refused,
-            "this release cannot read the dataset",
-            error,
-            "use the release that the message names, or a newer one",
-        ),
-        _ => ClientError::new(
-            ErrorKind::Damaged,
-            "the dataset's documents are damaged",
-            error,
-            "what was uploaded is damaged in itself: ask the dataset's owner",
-        ),
-    }
-}
-
 impl Dataset {
     /// Reads head and table root. `everything`: the whole manifest will be read.
     ///
     /// # Errors
     /// As [`heads::read`]; `Damaged` or `NotNow` when documents cannot be read.
-    pub(crate) async fn open(
-        nodes: &Nodes,
-        cores: &Cores,
-        budget_bytes: u64,
-        link: &Link,
-        everything: bool,
-    ) -> Result<Self, ClientError> {
-        let body = heads::read(nodes, link).await?;
+    pub(crate) async fn open(reading: &Reading, link: &Link, everything: bool) -> Result<Self, ClientError> {
+        let body = heads::read(&reading.nodes, link).await?;
+        Self::of_body(reading, &body, everything).await
+    }
+
+    /// Reads the table root of a dataset whose head is known.
+    ///
+    /// # Errors
+    /// `Damaged` or `NotNow` when documents cannot be read.
+    pub(crate) async fn of_body(reading: &Reading, body: &ReadBody, everything: bool) -> Result<Self, ClientError> {
+        let Reading { nodes, cores, budget_bytes, cache } = reading;
         // Documents are kept between reads, so they must not share a budget with contents that wait for memory: what is
-        // kept is bounded by number instead.
+        // kept is bounded by itself.
         let fetcher = Fetcher::new(nodes.clone(), cores.clone(), Budget::new(u64::MAX), body.mask_secret.clone());
-        let contents = fetcher.with_budget(Budget::new(budget_bytes));
-        let table_place = Arc::new(Place::of_head(&body.table.segment, nodes));
-        let mut out = Vec::new();
-        let pointer = body.table.root();
-        let data = fetcher.fetch(&table_place, &[range(&pointer)?]).await?;
-        let length = data.open(&pointer, &mut out)?;
-        let table = TableRoot::parse(&out[..length], pointer.segment).map_err(|error| damaged(&error))?;
-        let caches =
-            Caches { segments: Kept::new(SEGMENTS_KEPT), blobs: Kept::new(BLOBS_KEPT), places: Kept::new(PLACES_KEPT) };
+        let ahead_bytes = budget_bytes / 4;
+        let contents = fetcher.with_budget(Budget::new(budget_bytes - ahead_bytes));
+        let documents = Documents::new(fetcher, cache.clone(), everything);
+        let table = Arc::new(Table::open(nodes, &documents, &body.table).await?);
         Ok(Self {
-            nodes: nodes.clone(),
-            fetcher,
+            documents,
             contents,
-            table: Arc::new(table),
-            table_place,
-            body: Arc::new(body),
-            caches: Arc::new(Mutex::new(caches)),
-            everything,
+            ahead: Budget::new(ahead_bytes),
+            budget_bytes: *budget_bytes,
+            table,
+            snapshot: body.snapshot.clone(),
+            snapshot_id: body.snapshot_id,
         })
+    }
+
+    /// The same dataset at another snapshot.
+    #[expect(dead_code, reason = "snapshots are chosen by their id from the history")]
+    pub(crate) fn at(&self, snapshot: BlobPointer, snapshot_id: SnapshotId) -> Self {
+        Self { snapshot, snapshot_id, ..self.clone() }
+    }
+
+    /// The id of the snapshot.
+    pub(crate) fn snapshot_id(&self) -> SnapshotId {
+        self.snapshot_id
     }
 
     /// Reads the root of the snapshot.
@@ -160,8 +118,8 @@ impl Dataset {
     /// # Errors
     /// `Damaged` or `NotNow` when it cannot be read.
     pub(crate) async fn snapshot(&self) -> Result<Snapshot, ClientError> {
-        let pointer = &self.body.snapshot;
-        let blob = self.blob(pointer).await?;
+        let pointer = &self.snapshot;
+        let blob = self.blob(pointer, std::iter::empty()).await?;
         Snapshot::parse(&blob, pointer.segment).map_err(|error| damaged(&error))
     }
 
@@ -170,137 +128,62 @@ impl Dataset {
         &self.contents
     }
 
-    fn caches(&self) -> std::sync::MutexGuard<'_, Caches> {
-        self.caches.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Bytes of contents that may be in memory at once.
+    pub(crate) fn budget_bytes(&self) -> u64 {
+        self.budget_bytes
     }
 
-    /// Reads and opens a blob.
-    async fn blob(&self, pointer: &BlobPointer) -> Result<Arc<Vec<u8>>, ClientError> {
-        let key = (pointer.segment, pointer.offset);
-        let known = self.caches().blobs.get(&key);
-        if let Some(blob) = known {
+    /// What may be read ahead of those who read files.
+    pub(crate) fn ahead(&self) -> &Budget {
+        &self.ahead
+    }
+
+    /// Reads and opens a blob; some of those that will be wanted `next` come along when they lie in the same segment.
+    async fn blob<'a>(
+        &self,
+        pointer: &BlobPointer,
+        next: impl Iterator<Item = &'a BlobPointer>,
+    ) -> Result<Arc<Vec<u8>>, ClientError> {
+        if let Some(blob) = self.documents.here(pointer).await {
             return Ok(blob);
         }
-        let place = Box::pin(self.place(pointer.segment)).await?;
-        self.blob_at(&place, pointer).await
-    }
-
-    async fn blob_at(&self, place: &Arc<Place>, pointer: &BlobPointer) -> Result<Arc<Vec<u8>>, ClientError> {
-        let payload = place.geometry.payload_bytes();
-        let data = if self.everything || payload <= WHOLE_DOCUMENT_BYTES {
-            let known = self.caches().segments.get(&place.id);
-            match known {
-                Some(data) => data,
-                None => {
-                    let data = Arc::new(self.fetcher.fetch(place, &[(0, payload)]).await?);
-                    self.caches().segments.put(place.id, Arc::clone(&data));
-                    data
-                }
-            }
-        } else {
-            Arc::new(self.fetcher.fetch(place, &[range(pointer)?]).await?)
-        };
-        let mut blob = Vec::new();
-        let length = data.open(pointer, &mut blob)?;
-        blob.truncate(length);
-        let blob = Arc::new(blob);
-        self.caches().blobs.put((pointer.segment, pointer.offset), Arc::clone(&blob));
-        Ok(blob)
-    }
-
-    /// Where a segment's shards are.
-    ///
-    /// # Errors
-    /// `Damaged` when the table does not have it.
-    pub(crate) async fn place(&self, id: SegmentId) -> Result<Arc<Place>, ClientError> {
-        if id == self.table_place.id {
-            return Ok(Arc::clone(&self.table_place));
-        }
-        let known = self.caches().places.get(&id);
-        if let Some(place) = known {
-            return Ok(place);
-        }
-        let place = match self.table.inline_row(id) {
-            Some(row) => self.place_of(row)?,
-            None => self.search(id).await?,
-        };
-        self.caches().places.put(id, Arc::clone(&place));
-        Ok(place)
-    }
-
-    fn place_of(&self, row: &SegmentRow) -> Result<Arc<Place>, ClientError> {
-        let holders = self.table.holders(row).map_err(|error| damaged(&error))?;
-        Ok(Arc::new(Place::of_row(row, &holders, &self.nodes)))
-    }
-
-    /// Finds a row in the tree of rows; what lies around it is kept, since it is likely to be asked for next.
-    async fn search(&self, id: SegmentId) -> Result<Arc<Place>, ClientError> {
-        let mut found = None;
-        if let Some(mut walk) = self.table.rows.walk() {
-            walk.seek(&id);
-            while let Some(pointer) = walk.wanted().cloned() {
-                let blob = self.table_blob(&pointer).await?;
-                let rows = walk.supply(&blob).map_err(|error| damaged(&error))?;
-                if !rows.is_empty() {
-                    for row in &rows {
-                        let place = self.place_of(row)?;
-                        if row.id() == id {
-                            found = Some(Arc::clone(&place));
-                        }
-                        self.caches().places.put(row.id(), place);
-                    }
+        let (place, offset) = self.locate(pointer).await?;
+        let mut others = Vec::new();
+        let mut bytes = pointer.sealed_bytes();
+        if self.documents.looks_ahead() {
+            for other in next.take(AHEAD_BLOBS) {
+                bytes = bytes.saturating_add(other.sealed_bytes());
+                if bytes > AHEAD_BYTES {
                     break;
                 }
-                walk.seek(&id);
+                if other.segment == pointer.segment && !self.documents.has(other) {
+                    let (there, offset) = self.locate(other).await?;
+                    if there.id == place.id {
+                        others.push((offset, other));
+                    }
+                }
             }
         }
-        found.ok_or_else(|| {
-            ClientError::new(
-                ErrorKind::Damaged,
-                format!("segment {} is not in the dataset's table", id.short()),
-                "the manifest names a segment that the table does not have",
-                "what was uploaded is damaged in itself: ask the dataset's owner",
-            )
-        })
+        self.documents.fetch(&place, (offset, pointer), &others).await
     }
 
-    /// A blob of the table's own trees, which lie in segments that the table's root names.
-    async fn table_blob(&self, pointer: &BlobPointer) -> Result<Arc<Vec<u8>>, ClientError> {
-        let place = if pointer.segment == self.table_place.id {
-            Arc::clone(&self.table_place)
-        } else {
-            let row = self
-                .table
-                .inline_row(pointer.segment)
-                .ok_or_else(|| damaged(&DocumentError::SelfPointer { what: "a table's tree" }))?;
-            self.place_of(row)?
-        };
-        self.blob_at(&place, pointer).await
+    /// Where a chunk or blob lies now: its segment's shards, and its offset there.
+    ///
+    /// # Errors
+    /// `Damaged` when the table does not have the segment, `NotNow` when the table cannot be read.
+    pub(crate) async fn locate(&self, pointer: &BlobPointer) -> Result<(Arc<Place>, u32), ClientError> {
+        match self.table.find(&self.documents, pointer.segment).await? {
+            Some(place) => Ok((place, pointer.offset)),
+            None => Err(missing(pointer.segment)),
+        }
     }
 
     /// Shows `visit` the place of every segment: content, documents, the table's own.
     ///
     /// # Errors
-    /// As [`Dataset::place`].
-    pub(crate) async fn every_place(&self, mut visit: impl FnMut(Arc<Place>)) -> Result<(), ClientError> {
-        visit(Arc::clone(&self.table_place));
-        for row in &self.table.further {
-            visit(self.place_of(row)?);
-        }
-        if let Rows::Inline(rows) = &self.table.rows {
-            for row in rows {
-                visit(self.place_of(row)?);
-            }
-        }
-        if let Some(mut walk) = self.table.rows.walk() {
-            while let Some(pointer) = walk.wanted().cloned() {
-                let blob = self.table_blob(&pointer).await?;
-                for row in walk.supply(&blob).map_err(|error| damaged(&error))? {
-                    visit(self.place_of(&row)?);
-                }
-            }
-        }
-        Ok(())
+    /// As [`Dataset::locate`].
+    pub(crate) async fn every_place(&self, visit: impl FnMut(Arc<Place>)) -> Result<(), ClientError> {
+        self.table.every_place(&self.documents, visit).await
     }
 
     /// The entry at a path (components separated by slashes); `None` for the root itself.
@@ -337,13 +220,16 @@ impl Dataset {
     }
 
     async fn lookup(&self, folder: &FolderEntry, name: &Name) -> Result<Option<Entry>, ClientError> {
-        let mut folder = Folder { walk: FolderWalk::new(folder) };
-        folder.walk.seek(name);
-        while let Some(entries) = self.next_entries(&mut folder).await? {
-            if let Some(entry) = entries.into_iter().find(|entry| entry.name == *name) {
-                return Ok(Some(entry));
+        let mut walk = FolderWalk::new(folder);
+        while let Some(pointer) = walk.wanted().cloned() {
+            let blob = self.blob(&pointer, std::iter::empty()).await?;
+            let entries = walk.supply(&blob).map_err(|error| damaged(&error))?;
+            if let Some(last) = entries.last() {
+                let found =
+                    if last.name < *name { None } else { entries.into_iter().find(|entry| entry.name == *name) };
+                return Ok(found);
             }
-            folder.walk.seek(name);
+            walk.seek(name);
         }
         Ok(None)
     }
@@ -358,9 +244,23 @@ impl Dataset {
     /// # Errors
     /// `Damaged` or `NotNow` when a blob cannot be read.
     pub(crate) async fn next_entries(&self, folder: &mut Folder) -> Result<Option<Vec<Entry>>, ClientError> {
+        self.next_entries_seen(folder, |_, _| {}).await
+    }
+
+    /// As [`Dataset::next_entries`]; shows `seen` the blob that was read.
+    ///
+    /// # Errors
+    /// As [`Dataset::next_entries`].
+    pub(crate) async fn next_entries_seen(
+        &self,
+        folder: &mut Folder,
+        seen: impl FnOnce(&BlobPointer, &[u8]),
+    ) -> Result<Option<Vec<Entry>>, ClientError> {
         let Some(pointer) = folder.walk.wanted().cloned() else { return Ok(None) };
-        let blob = self.blob(&pointer).await?;
-        folder.walk.supply(&blob).map(Some).map_err(|error| damaged(&error))
+        let blob = self.blob(&pointer, folder.walk.upcoming().skip(1)).await?;
+        let entries = folder.walk.supply(&blob).map_err(|error| damaged(&error))?;
+        seen(&pointer, &blob);
+        Ok(Some(entries))
     }
 
     /// Starts to read a file's extents, from the one that holds byte `offset` on.
@@ -398,20 +298,37 @@ impl Dataset {
     /// # Errors
     /// `Damaged` or `NotNow` when a blob cannot be read.
     pub(crate) async fn next_extents(&self, extents: &mut Extents) -> Result<Option<Vec<PlacedExtent>>, ClientError> {
+        self.next_extents_seen(extents, |_, _| {}).await
+    }
+
+    /// As [`Dataset::next_extents`]; shows `seen` the blob that was read, if one was.
+    ///
+    /// # Errors
+    /// As [`Dataset::next_extents`].
+    pub(crate) async fn next_extents_seen(
+        &self,
+        extents: &mut Extents,
+        seen: impl FnOnce(&BlobPointer, &[u8]),
+    ) -> Result<Option<Vec<PlacedExtent>>, ClientError> {
         match extents {
             Extents::Inline(placed) if placed.is_empty() => Ok(None),
             Extents::Inline(placed) => Ok(Some(std::mem::take(placed))),
             Extents::Tree(walk) => {
                 let Some(pointer) = walk.wanted().cloned() else { return Ok(None) };
-                let blob = self.blob(&pointer).await?;
-                walk.supply(&blob).map(Some).map_err(|error| damaged(&error))
+                let blob = self.blob(&pointer, std::iter::empty()).await?;
+                let placed = walk.supply(&blob).map_err(|error| damaged(&error))?;
+                seen(&pointer, &blob);
+                Ok(Some(placed))
             }
         }
     }
 }
 
-/// Where a blob's sealed bytes lie in its segment.
-pub(crate) fn range(pointer: &BlobPointer) -> Result<(u32, u32), ClientError> {
-    let length = u32::try_from(pointer.sealed_bytes());
-    length.map(|length| (pointer.offset, length)).map_err(|error| ClientError::bug("a pointer is out of bounds", error))
+fn missing(id: SegmentId) -> ClientError {
+    ClientError::new(
+        ErrorKind::Damaged,
+        format!("segment {} is not in the dataset's table", id.short()),
+        "the manifest names a segment that the table does not have",
+        "what was uploaded is damaged in itself: ask the dataset's owner",
+    )
 }

@@ -328,6 +328,14 @@ fn windows(place: &Place, wanted: &[(u32, u32)]) -> Result<BTreeMap<ShardIndex, 
     Ok(windows)
 }
 
+/// Bytes between the end of a range of a segment and the end of the window that holds it: they come along anyway.
+pub(crate) fn rest_of_window(place: &Place, offset: u32, length: u32) -> u32 {
+    let shard_bytes = place.geometry.shard_bytes();
+    let end = offset.saturating_add(length);
+    let inside = end % shard_bytes;
+    if inside == 0 { 0 } else { inside.next_multiple_of(WINDOW_BYTES).min(shard_bytes) - inside }
+}
+
 /// Does what a download session asks for.
 struct Download {
     fetcher: Fetcher,

@@ -1,0 +1,170 @@
+//! A base table as a reader uses it: where the shards of a segment lie.
+//!
+//! Decides in which order rows are looked for and what of them is kept. Never decides whether a row is believed:
+//! `dolmen-proto` checks every blob.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use dolmen_proto::codec::DocumentError;
+use dolmen_proto::head::TableLocation;
+use dolmen_proto::ids::SegmentId;
+use dolmen_proto::table::{Rows, SegmentRow, TableRoot};
+use dolmen_proto::tree::BlobPointer;
+
+use super::documents::Documents;
+use super::kept::Kept;
+use super::segment::Place;
+use crate::error::{ClientError, ErrorKind};
+use crate::network::Nodes;
+
+/// Places of segments that are kept.
+const PLACES_KEPT: u64 = 4096;
+
+/// What to tell of a document that is not one.
+pub(crate) fn damaged(error: &DocumentError) -> ClientError {
+    match error {
+        DocumentError::Needs { .. } | DocumentError::Version { .. } => ClientError::new(
+            ErrorKind::Refused,
+            "this release cannot read the dataset",
+            error,
+            "use the release that the message names, or a newer one",
+        ),
+        _ => ClientError::new(
+            ErrorKind::Damaged,
+            "the dataset's documents are damaged",
+            error,
+            "what was uploaded is damaged in itself: ask the dataset's owner",
+        ),
+    }
+}
+
+/// The base table of a dataset.
+pub(crate) struct Table {
+    nodes: Nodes,
+    /// Its root blob.
+    pub(crate) root: TableRoot,
+    /// The segment that its root lies in.
+    pub(crate) place: Arc<Place>,
+    places: Mutex<Kept<SegmentId, Arc<Place>>>,
+}
+
+impl Table {
+    /// Reads the root blob.
+    ///
+    /// # Errors
+    /// `Damaged` or `NotNow` when it cannot be read.
+    pub(crate) async fn open(
+        nodes: &Nodes,
+        documents: &Documents,
+        location: &TableLocation,
+    ) -> Result<Self, ClientError> {
+        let place = Arc::new(Place::of_head(&location.segment, nodes));
+        let pointer = location.root();
+        let blob = match documents.here(&pointer).await {
+            Some(blob) => blob,
+            None => documents.fetch(&place, (pointer.offset, &pointer), &[]).await?,
+        };
+        let root = TableRoot::parse(&blob, pointer.segment).map_err(|error| damaged(&error))?;
+        Ok(Self { nodes: nodes.clone(), root, place, places: Mutex::new(Kept::new(PLACES_KEPT)) })
+    }
+
+    fn places(&self) -> MutexGuard<'_, Kept<SegmentId, Arc<Place>>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where a segment's shards are; `None` when the table does not have it.
+    ///
+    /// # Errors
+    /// `Damaged` or `NotNow` when rows cannot be read.
+    pub(crate) async fn find(&self, documents: &Documents, id: SegmentId) -> Result<Option<Arc<Place>>, ClientError> {
+        if id == self.place.id {
+            return Ok(Some(Arc::clone(&self.place)));
+        }
+        let known = self.places().get(&id);
+        if known.is_some() {
+            return Ok(known);
+        }
+        let found = match self.root.inline_row(id) {
+            Some(row) => Some(self.place_of(row)?),
+            None => self.search(documents, id).await?,
+        };
+        if let Some(place) = &found {
+            self.places().put(id, Arc::clone(place), 1);
+        }
+        Ok(found)
+    }
+
+    fn place_of(&self, row: &SegmentRow) -> Result<Arc<Place>, ClientError> {
+        let holders = self.root.holders(row).map_err(|error| damaged(&error))?;
+        Ok(Arc::new(Place::of_row(row, &holders, &self.nodes)))
+    }
+
+    /// Finds a row in the tree of rows; what lies around it is kept, since it is likely to be asked for next.
+    async fn search(&self, documents: &Documents, id: SegmentId) -> Result<Option<Arc<Place>>, ClientError> {
+        let Some(mut walk) = self.root.rows.walk() else { return Ok(None) };
+        walk.seek(&id);
+        while let Some(pointer) = walk.wanted().cloned() {
+            let blob = self.blob(documents, &pointer).await?;
+            let rows = walk.supply(&blob).map_err(|error| damaged(&error))?;
+            if !rows.is_empty() {
+                let mut found = None;
+                for row in &rows {
+                    let place = self.place_of(row)?;
+                    if row.id() == id {
+                        found = Some(Arc::clone(&place));
+                    }
+                    self.places().put(row.id(), place, 1);
+                }
+                return Ok(found);
+            }
+            walk.seek(&id);
+        }
+        Ok(None)
+    }
+
+    /// A blob of the table's own trees, which lie in segments that the table's root names.
+    ///
+    /// # Errors
+    /// `Damaged` when it lies elsewhere or does not open, `NotNow` when it cannot be had.
+    pub(crate) async fn blob(&self, documents: &Documents, pointer: &BlobPointer) -> Result<Arc<Vec<u8>>, ClientError> {
+        if let Some(blob) = documents.here(pointer).await {
+            return Ok(blob);
+        }
+        let place = if pointer.segment == self.place.id {
+            Arc::clone(&self.place)
+        } else {
+            let row = self.root.inline_row(pointer.segment);
+            self.place_of(row.ok_or_else(|| damaged(&DocumentError::SelfPointer { what: "a table's tree" }))?)?
+        };
+        documents.fetch(&place, (pointer.offset, pointer), &[]).await
+    }
+
+    /// Shows `visit` the place of every segment: content, documents, the table's own.
+    ///
+    /// # Errors
+    /// As [`Table::find`].
+    pub(crate) async fn every_place(
+        &self,
+        documents: &Documents,
+        mut visit: impl FnMut(Arc<Place>),
+    ) -> Result<(), ClientError> {
+        visit(Arc::clone(&self.place));
+        for row in &self.root.further {
+            visit(self.place_of(row)?);
+        }
+        if let Rows::Inline(rows) = &self.root.rows {
+            for row in rows {
+                visit(self.place_of(row)?);
+            }
+        }
+        if let Some(mut walk) = self.root.rows.walk() {
+            while let Some(pointer) = walk.wanted().cloned() {
+                let blob = self.blob(documents, &pointer).await?;
+                for row in walk.supply(&blob).map_err(|error| damaged(&error))? {
+                    visit(self.place_of(&row)?);
+                }
+            }
+        }
+        Ok(())
+    }
+}

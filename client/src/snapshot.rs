@@ -1,0 +1,139 @@
+//! A snapshot as callers read it: what it is, what is in it, its files.
+//!
+//! Decides nothing: lists, opens and restores through the pipelines.
+
+use std::fmt;
+
+use dolmen_proto::ids::{SnapshotId, Timestamp};
+use dolmen_proto::manifest::{self, Entry, EntryKind, FolderEntry};
+
+use crate::error::{ClientError, ErrorKind};
+use crate::file::File;
+use crate::get;
+use crate::listing::{Listing, listed};
+use crate::options::{Destination, GetOptions};
+use crate::progress::Progress;
+use crate::read::Dataset;
+use crate::report::{GetReport, ListedEntry};
+
+/// One immutable version of a dataset. Cheap to clone; clones share what was read.
+///
+/// Paths are raw bytes: components separated by `/`; the empty path is the root folder.
+///
+/// ```no_run
+/// # async fn example(client: &dolmen_client::Client, link: &str) -> Result<(), dolmen_client::ClientError> {
+/// let snapshot = client.snapshot(link).await?;
+/// println!("{} files, {} bytes", snapshot.files(), snapshot.bytes());
+/// let mut listing = snapshot.list(b"images", false).await?;
+/// while let Some(entry) = listing.next().await? {
+///     println!("{} {}", entry.size, entry.path);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Snapshot {
+    pub(crate) dataset: Dataset,
+    pub(crate) root: manifest::Snapshot,
+    progress: Progress,
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("Snapshot").field(&self.id()).finish()
+    }
+}
+
+impl Snapshot {
+    /// Reads the root of a dataset's snapshot.
+    ///
+    /// # Errors
+    /// `Damaged` or `NotNow` when it cannot be read.
+    pub(crate) async fn open(dataset: Dataset, progress: Progress) -> Result<Self, ClientError> {
+        let root = dataset.snapshot().await?;
+        Ok(Self { dataset, root, progress })
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> SnapshotId {
+        self.dataset.snapshot_id()
+    }
+
+    /// When it was made, by its writer's clock; advisory.
+    #[must_use]
+    pub fn created(&self) -> Timestamp {
+        self.root.created
+    }
+
+    /// What its writer had to say.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.root.message
+    }
+
+    /// Regular files in it.
+    #[must_use]
+    pub fn files(&self) -> u64 {
+        self.root.root.totals.files
+    }
+
+    /// Sum of the sizes of its files, holes included.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.root.root.totals.bytes
+    }
+
+    /// What there is at a path; `None` for the root folder itself.
+    ///
+    /// # Errors
+    /// `NotFound` when there is nothing; `Damaged` or `NotNow` when a folder cannot be read.
+    pub async fn entry(&self, path: &[u8]) -> Result<Option<ListedEntry>, ClientError> {
+        let path = normal(path);
+        Ok(self.dataset.entry(&path).await?.map(|entry| listed(path, &entry)))
+    }
+
+    /// Opens the file at a path.
+    ///
+    /// # Errors
+    /// As [`Snapshot::entry`]; `NotFound` when it is no file.
+    pub async fn file(&self, path: &[u8]) -> Result<File, ClientError> {
+        match self.dataset.entry(path).await? {
+            Some(Entry { kind: EntryKind::File(file), .. }) => Ok(File::new(self.dataset.clone(), file)),
+            _ => Err(ClientError::new(
+                ErrorKind::NotFound,
+                format!("{:?} is no file", String::from_utf8_lossy(path)),
+                "it is a folder or a symbolic link",
+                "name a file of the snapshot; `dolmen ls` lists them",
+            )),
+        }
+    }
+
+    /// Lists the entries at a path, all below it too when `recursive`. See [`Listing::into_stream`].
+    ///
+    /// # Errors
+    /// As [`Snapshot::entry`].
+    pub async fn list(&self, path: &[u8], recursive: bool) -> Result<Listing, ClientError> {
+        Listing::open(self.dataset.clone(), path, recursive).await
+    }
+
+    /// Restores the snapshot, or what `options` name of it.
+    ///
+    /// # Errors
+    /// `NotNow` or `Damaged` when nothing of it could be restored, `Local` when the target cannot be written; single files that
+    /// fail are in the report.
+    pub async fn get(&self, to: Destination, options: &GetOptions) -> Result<GetReport, ClientError> {
+        get::get(&self.dataset, to, options, &self.progress).await
+    }
+
+    /// The root folder.
+    #[expect(dead_code, reason = "for what walks a snapshot")]
+    pub(crate) fn folder(&self) -> &FolderEntry {
+        &self.root.root
+    }
+}
+
+/// A path without empty components.
+pub(crate) fn normal(path: &[u8]) -> Vec<u8> {
+    path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()).collect::<Vec<_>>().join(&b'/')
+}
