@@ -122,7 +122,11 @@ impl SealedNote {
         &self.0
     }
 
-    pub(super) fn parse(value: &[u8]) -> Result<Self, DocumentError> {
+    /// Takes the bytes of a sealed note, of which there are always as many.
+    ///
+    /// # Errors
+    /// [`DocumentError::Codec`] when there are more or fewer.
+    pub fn parse(value: &[u8]) -> Result<Self, DocumentError> {
         let mut reader = Reader::new(value);
         let sealed = reader.take(SEALED_BYTES, "the owner's note")?.to_vec();
         reader.finish()?;
@@ -138,4 +142,101 @@ fn salt(key: &OwnerNoteKey, plain: &[u8]) -> [u8; SALT_BYTES] {
 fn cipher(key: &OwnerNoteKey, salt: &[u8; SALT_BYTES]) -> ChaCha20Poly1305 {
     let key = Zeroizing::new(derive(context::OWNER_NOTE_SEAL, &[key.expose(), salt]));
     ChaCha20Poly1305::new((&*key).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::ids::SegmentId;
+    use crate::seal::ChunkKey;
+    use crate::tree::SELF_SEGMENT;
+
+    const KEY: OwnerNoteKey = OwnerNoteKey::new([5; 32]);
+
+    fn ledger(segment: SegmentId) -> BlobPointer {
+        BlobPointer { key: ChunkKey::new([1; 32]), segment, offset: 0, length: 300 }
+    }
+
+    fn note(name: &str, shared: bool) -> OwnerNote {
+        let ledger = shared.then(|| ledger(SegmentId::new([2; 32])));
+        OwnerNote { epoch: 3, name: name.to_owned(), ledger, extensions: Extensions::default() }
+    }
+
+    /// Seals any plain bytes as somebody with the key would.
+    fn sealed(plain: &[u8], salt: [u8; 32]) -> SealedNote {
+        let mut bytes = plain.to_vec();
+        cipher(&KEY, &salt).encrypt_in_place(&Nonce::default(), &[], &mut bytes).expect("short");
+        SealedNote([&salt[..], &bytes].concat())
+    }
+
+    #[test]
+    fn a_note_reads_back_and_its_length_says_nothing() {
+        for note in [note("a", false), note(&"n".repeat(DATASET_NAME_MAX_BYTES), true)] {
+            let bytes = note.seal(&KEY).expect("fits");
+            assert_eq!(bytes.as_bytes().len(), SEALED_BYTES);
+            assert_eq!(SealedNote::parse(bytes.as_bytes()), Ok(bytes.clone()));
+            assert_eq!(bytes.open(&KEY), Ok(note.clone()));
+            assert_eq!(note.seal(&KEY), Ok(bytes), "nothing is drawn");
+        }
+        assert_ne!(
+            note("a", false).seal(&KEY).expect("fits").0[..32],
+            note("b", false).seal(&KEY).expect("fits").0[..32]
+        );
+    }
+
+    #[test]
+    fn notes_that_break_a_rule_are_refused_by_writer_and_reader() {
+        assert_eq!(note("", false).seal(&KEY), Err(DocumentError::Empty { what: "a dataset's name" }));
+        assert!(note(&"n".repeat(DATASET_NAME_MAX_BYTES + 1), false).seal(&KEY).is_err());
+        let mut own = note("a", false);
+        own.ledger = Some(ledger(SELF_SEGMENT));
+        assert_eq!(own.seal(&KEY), Err(DocumentError::SelfPointer { what: "the ledger in a note" }));
+        let mut long = note("a", true);
+        long.extensions.insert(2, vec![0; 430]).expect("a document could");
+        assert!(long.seal(&KEY).is_err());
+
+        let good = note("a", true).encode().expect("fits").to_vec();
+        let changed = |place: usize, value: u8| {
+            let mut plain = good.clone();
+            plain[place] = value;
+            sealed(&plain, salt(&KEY, &plain)).open(&KEY)
+        };
+        assert!(changed(6, b'z').is_ok(), "another name");
+        assert_eq!(changed(0, 2), Err(DocumentError::Version { found: 2 }.into()));
+        assert!(changed(5, 0).is_err(), "no name, and what follows is read as something else");
+        assert_eq!(changed(6, 0xff), Err(DocumentError::from(CodecError::Text { what: "a dataset's name" }).into()));
+        assert_eq!(changed(OWNER_NOTE_BYTES - 1, 1), Err(DocumentError::Padding.into()));
+    }
+
+    #[test]
+    fn only_the_owner_opens_a_note_and_any_flipped_bit_is_refused() {
+        let good = note("a", true).seal(&KEY).expect("fits");
+        assert_eq!(good.open(&OwnerNoteKey::new([6; 32])), Err(NoteError::Seal));
+        for place in 0..SEALED_BYTES {
+            let mut bytes = good.clone();
+            bytes.0[place] ^= 1;
+            assert_eq!(bytes.open(&KEY), Err(NoteError::Seal), "byte {place}");
+        }
+        let plain = note("a", true).encode().expect("fits");
+        assert_eq!(sealed(&plain, [9; 32]).open(&KEY), Err(NoteError::Salt));
+        assert!(SealedNote::parse(&good.0[1..]).is_err());
+        assert!(SealedNote::parse(&[&good.0[..], &[0]].concat()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_plain_bytes_are_read_without_panic_and_have_one_encoding(
+            mut plain in proptest::collection::vec(any::<u8>(), 0..OWNER_NOTE_BYTES), begin: bool,
+        ) {
+            if begin {
+                plain.splice(0..plain.len().min(7), [1, 0, 0, 0, 0, 1, b'a']);
+            }
+            plain.resize(OWNER_NOTE_BYTES, 0);
+            if let Ok(note) = OwnerNote::decode(&plain) {
+                prop_assert_eq!(&note.encode().expect("was read")[..], &plain[..]);
+            }
+        }
+    }
 }

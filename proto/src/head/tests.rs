@@ -7,14 +7,14 @@ use proptest::prelude::*;
 use super::*;
 use crate::codec::Extensions;
 use crate::ids::{NodeId, SegmentId, ShardRoot, SnapshotId, Timestamp};
-use crate::keys::{DatasetKeys, VaultSecret};
+use crate::keys::{DatasetKeys, MaskKey, VaultSecret, ViewKeys};
 use crate::limits::{DOCUMENT_ADDRESSES_MAX, HEAD_SEQUENCE_LEAP_MAX};
 use crate::link::{LinkSecret, StewardSecret};
 use crate::policy::Policy;
 use crate::seal::ChunkKey;
 use crate::segment::{Geometry, SegmentNonce};
 use crate::table::NodeEntry;
-use crate::tree::{BlobPointer, SELF_SEGMENT};
+use crate::tree::{BlobPointer, CountedTree, SELF_SEGMENT};
 
 fn keys() -> DatasetKeys {
     DatasetKeys::derive(&VaultSecret::new([1; 32]), 0)
@@ -171,6 +171,116 @@ fn the_largest_location_fits_and_is_bounded() {
     assert!(matches!(error, Err(HeadError::Body(DocumentError::SelfPointer { .. }))));
 }
 
+fn history(segment: SegmentId) -> CountedTree {
+    CountedTree { count: 12, root: BlobPointer { key: ChunkKey::new([8; 32]), segment, offset: 16_384, length: 90 } }
+}
+
+#[test]
+fn history_and_note_stand_in_the_head_of_a_dataset() {
+    let keys = keys();
+    let note = OwnerNote { epoch: 0, name: "speech".to_owned(), ledger: None, extensions: Extensions::default() };
+    let body = ReadBody {
+        table: location(20, DOCUMENT_ADDRESSES_MAX),
+        history: Some(history(SegmentId::new([6; 32]))),
+        owner_note: Some(note.seal(&keys.note).expect("fits")),
+        ..read_body(&keys)
+    };
+    let create = |body: &ReadBody| Head::create_read(&keys.read, &keys.read_head, HeadOrder::after(None), body);
+    let head = create(&body).expect("the largest head fits");
+    assert_eq!(head.open_read(&keys.read), Ok(body.clone()));
+
+    let own = ReadBody { history: Some(history(SELF_SEGMENT)), ..body.clone() };
+    assert!(matches!(create(&own), Err(HeadError::Body(DocumentError::SelfPointer { .. }))));
+    let empty =
+        ReadBody { history: Some(CountedTree { count: 0, ..history(SegmentId::new([6; 32])) }), ..body.clone() };
+    assert!(matches!(create(&empty), Err(HeadError::Body(DocumentError::Empty { .. }))));
+    for key in [2, 4] {
+        let mut twice = body.clone();
+        twice.extensions.insert(key, Vec::new()).expect("even");
+        assert_eq!(create(&twice), Err(HeadError::Body(DocumentError::ReservedExtension { key })));
+    }
+}
+
+#[test]
+fn history_that_is_no_history_is_refused() {
+    let keys = keys();
+    let good = history(SegmentId::new([6; 32])).to_bytes();
+    let own = history(SELF_SEGMENT).to_bytes();
+    let zero = [&[0; 8][..], &good[8..]].concat();
+    for (key, value) in [(2, own), (2, zero), (2, good[1..].to_vec()), (2, [&good[..], &[0]].concat()), (4, vec![0; 5])]
+    {
+        let mut body = read_body(&keys);
+        body.extensions = Extensions::default().with_typed(key, Some(value)).expect("few");
+        let mut plain = body::encode_read(&read_body(&keys)).expect("writable").to_vec();
+        plain.truncate(plain.len() - 2);
+        let mut writer = Writer::new();
+        body.extensions.write(&mut writer);
+        plain.extend(writer.into_bytes());
+        assert!(matches!(body::decode_read(&plain), Err(HeadError::Body(_) | HeadError::Codec(_))), "extension {key}");
+    }
+}
+
+fn view_body(keys: &DatasetKeys, number: u32) -> ViewBody {
+    let read = read_body(keys);
+    ViewBody {
+        opening: keys.view(number).opening,
+        table_mask: MaskKey::derive(&keys.mask, &read.table.segment.nonce()),
+        table: read.table,
+        snapshot: read.snapshot,
+        snapshot_id: read.snapshot_id,
+        created: read.created,
+        extensions: Extensions::default(),
+    }
+}
+
+fn view_head(number: u32) -> Head {
+    let keys = keys();
+    let view = keys.view(number);
+    let body = view_body(&keys, number);
+    Head::create_view(&view.secret, &view.head, HeadOrder::after(None), &body).expect("writable")
+}
+
+#[test]
+fn a_view_opens_with_its_own_link_only() {
+    let keys = keys();
+    let head = view_head(1);
+    let view = keys.view(1).secret;
+    assert_eq!(head.open_view(&view), Ok(view_body(&keys, 1)));
+    assert_eq!(view_head(1).bytes(), head.bytes(), "nothing is drawn");
+    assert_eq!(head.open_view(&keys.view(2).secret), Err(HeadError::Seal));
+    assert_eq!(head.open_read(&keys.read), Err(HeadError::Seal));
+    assert_eq!(
+        head.open_read(&ReadSecret::new(*view.expose())),
+        Err(HeadError::Seal),
+        "not by taking one for the other"
+    );
+    assert_eq!(head.open_table(&TableSecret::new(*view.expose()), head.public_key()), Err(HeadError::Seal));
+    let link = Link::new(LinkSecret::View(view), Vec::new()).expect("writable");
+    assert_eq!(head.open_link(&link), Err(HeadError::LinkKind(LinkKind::View)));
+    assert_eq!(link.view_secret().map(|secret| head.open_view(secret)), Some(Ok(view_body(&keys, 1))));
+}
+
+#[test]
+fn a_view_s_reader_cannot_make_its_head() {
+    let keys = keys();
+    let (view, other) = (keys.view(1), keys.view(2));
+    let order = HeadOrder { sequence: 2, previous: view_head(1).hash() };
+    let body = view_body(&keys, 1);
+    assert_eq!(Head::create_view(&view.secret, &other.head, order, &body), Err(HeadError::NotCommitted));
+    let seal = ViewKeys::derive(&view.secret).seal;
+    let plain = || view::encode(&body).expect("writable");
+    let forged = Head::create(&seal, &other.head, order, plain()).expect("well formed");
+    assert_eq!(forged.open_view(&view.secret), Err(HeadError::NotCommitted));
+    let read_plain = body::encode_read(&read_body(&keys)).expect("writable");
+    let head = Head::create(&seal, &view.head, order, read_plain).expect("well formed");
+    assert_eq!(head.open_view(&view.secret), Err(HeadError::Kind { expected: 3, found: 2 }));
+    let head = Head::create(&ReadKeys::derive(&keys.read).seal, &keys.read_head, order, plain()).expect("well formed");
+    assert_eq!(head.open_read(&keys.read), Err(HeadError::Kind { expected: 2, found: 3 }));
+    let own = ViewBody { snapshot: BlobPointer { segment: SELF_SEGMENT, ..body.snapshot.clone() }, ..body.clone() };
+    let error = Head::create_view(&view.secret, &view.head, order, &own);
+    assert!(matches!(error, Err(HeadError::Body(DocumentError::SelfPointer { .. }))));
+}
+
 #[test]
 fn the_first_head_replaces_nothing() {
     let keys = keys();
@@ -225,7 +335,7 @@ proptest! {
     fn any_bytes_are_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..500)) {
         prop_assert!(Head::parse(&bytes).is_err());
         prop_assert!(Head::parse(&[&[1][..], &bytes].concat()).is_err());
-        let _ = (body::decode_read(&bytes), body::decode_table(&bytes));
+        let _ = (body::decode_read(&bytes), body::decode_table(&bytes), view::decode(&bytes));
     }
 
     #[test]
@@ -233,6 +343,24 @@ proptest! {
         let mut plain = body::encode_read(&read_body(&keys())).expect("writable").to_vec();
         let place = place.index(plain.len());
         plain[place] = value;
+        if let Ok(body) = body::decode_read(&plain) {
+            prop_assert_eq!(&body::encode_read(&body).expect("was read")[..], &plain[..]);
+        }
+    }
+
+    #[test]
+    fn damaged_views_and_histories_have_one_encoding_or_none(place: prop::sample::Index, value: u8) {
+        let keys = keys();
+        let mut plain = view::encode(&view_body(&keys, 1)).expect("writable").to_vec();
+        let at = place.index(plain.len());
+        plain[at] = value;
+        if let Ok(body) = view::decode(&plain) {
+            prop_assert_eq!(&view::encode(&body).expect("was read")[..], &plain[..]);
+        }
+        let body = ReadBody { history: Some(history(SegmentId::new([6; 32]))), ..read_body(&keys) };
+        let mut plain = body::encode_read(&body).expect("writable").to_vec();
+        let at = place.index(plain.len());
+        plain[at] = value;
         if let Ok(body) = body::decode_read(&plain) {
             prop_assert_eq!(&body::encode_read(&body).expect("was read")[..], &plain[..]);
         }

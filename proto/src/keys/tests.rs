@@ -35,6 +35,7 @@ fn every_key_of_every_dataset_is_another() {
             *point(&read.locator, 0).as_bytes(),
             *point(&read.locator, 1).as_bytes(),
             *point(&table.locator, 0).as_bytes(),
+            *keys.note.expose(),
         ];
         for key in all {
             assert!(seen.insert(key), "a key was derived twice");
@@ -58,4 +59,65 @@ fn a_read_secret_commits_to_the_head_key() {
     assert_eq!(ReadSecret::commit(&keys.read_opening, &public), keys.read);
     let forger = SigningKey::from_bytes(&[3; 32]).verifying_key().to_bytes();
     assert_ne!(ReadSecret::commit(&keys.read_opening, &forger), keys.read);
+}
+
+#[test]
+fn an_epoch_changes_what_readers_follow_and_nothing_else() {
+    let vault = VaultSecret::from_entropy(&[4; 32]);
+    let of_readers = |keys: &DatasetKeys| {
+        let (read, table) = (*keys.read.expose(), *keys.table.expose());
+        [read, table, *keys.read_opening.expose(), keys.read_head.to_bytes(), keys.table_head.to_bytes()]
+    };
+    let of_the_dataset = |keys: &DatasetKeys| {
+        let (dedup, mask, note) = (*keys.dedup.expose(), *keys.mask.expose(), *keys.note.expose());
+        let authority = [*keys.account.expose(), *keys.delete.expose(), *keys.renew.expose()];
+        (dedup, mask, note, authority, keys.chunker_seed, *keys.view(3).secret.expose())
+    };
+    let first = DatasetKeys::derive(&vault, 7);
+    let mut seen = BTreeSet::new();
+    for epoch in [0, 1, 2, u32::MAX] {
+        let keys = DatasetKeys::derive_epoch(&vault, 7, epoch);
+        assert_eq!(keys.epoch(), epoch);
+        assert_eq!(of_readers(&keys), of_readers(&first.in_epoch(epoch)));
+        assert_eq!(of_the_dataset(&keys), of_the_dataset(&first));
+        assert!(of_readers(&keys).into_iter().all(|key| seen.insert(key)), "epoch {epoch} has a key of another one");
+        let public = keys.read_head.verifying_key().to_bytes();
+        assert_eq!(ReadSecret::commit(&keys.read_opening, &public), keys.read);
+    }
+    assert_eq!(of_readers(&first), of_readers(&DatasetKeys::derive_epoch(&vault, 7, 0)));
+}
+
+#[test]
+fn views_have_nothing_in_common() {
+    let mut seen = BTreeSet::new();
+    for index in 0..2 {
+        let keys = DatasetKeys::derive(&VaultSecret::new([1; 32]), index);
+        for number in [0, 1, 256, u32::MAX] {
+            let view = keys.view(number);
+            let led_to = ViewKeys::derive(&view.secret);
+            let all = [
+                *view.secret.expose(),
+                *view.opening.expose(),
+                view.head.to_bytes(),
+                *led_to.locator.expose(),
+                *led_to.seal.expose(),
+                keys.view_salt(number, Timestamp::from_unix_ms(5)),
+                keys.view_salt(number, Timestamp::from_unix_ms(6)),
+            ];
+            assert!(all.into_iter().all(|key| seen.insert(key)), "view {number} has a key of another one");
+            let public = view.head.verifying_key().to_bytes();
+            assert_eq!(ViewSecret::commit(&view.opening, &public), view.secret);
+        }
+    }
+}
+
+#[test]
+fn a_view_secret_is_no_read_secret() {
+    let (view, read) = (ViewSecret::new([1; 32]), ReadSecret::new([1; 32]));
+    let (view, read) = (ViewKeys::derive(&view), ReadKeys::derive(&read));
+    assert_ne!(view.locator, read.locator);
+    assert_ne!(view.seal, read.seal);
+    let (opening, key) = ([2; 32], [3; 32]);
+    let as_view = ViewSecret::commit(&ViewOpening::new(opening), &key);
+    assert_ne!(as_view.expose(), ReadSecret::commit(&ReadOpening::new(opening), &key).expose());
 }

@@ -6,12 +6,14 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::codec::{DocumentError, Extensions};
-use crate::ids::{NodeId, SegmentId, ShardIndex, ShardRoot};
+use crate::ids::{NodeId, SegmentId, ShardIndex, ShardRoot, Timestamp};
+use crate::keys::{MaskKey, MaskSecret};
 use crate::limits::{TABLE_NODES_MAX, TABLE_ROWS_INLINE_MAX};
+use crate::mask::Mask;
 use crate::policy::Policy;
 use crate::segment::{Geometry, SegmentNonce};
 use crate::tree::testing::MemorySink;
-use crate::tree::{SELF_SEGMENT, TreeWalk};
+use crate::tree::{BlobPointer, CountedTree, CountedTreeBuilder, SELF_SEGMENT, TreeItem, TreeWalk};
 
 fn row(number: u32) -> SegmentRow {
     let geometry = Geometry::for_payload(Policy::new(2, 4).expect("legal"), 5000).expect("fits");
@@ -150,6 +152,109 @@ fn lists_of_a_table_that_are_double_or_out_of_order_are_refused() {
     assert_eq!(bad.to_bytes(), Err(DocumentError::Order { what: "segment rows" }));
 }
 
+fn counted(count: u64) -> CountedTree {
+    let key = crate::seal::ChunkKey::new([3; 32]);
+    CountedTree { count, root: BlobPointer { key, segment: SELF_SEGMENT, offset: 0, length: 77 } }
+}
+
+fn forward(number: u32) -> ForwardRow {
+    let (segment, to_segment) = (SegmentId::new([1; 32]), SegmentId::new([2; 32]));
+    ForwardRow { segment, offset: number * 100, sealed_bytes: 100, to_segment, to_offset: number * 100 + 7 }
+}
+
+#[test]
+fn forwards_and_leaving_segments_stand_in_the_root() {
+    let good = TableRoot { forwards: Some(counted(3)), leaving: Some(counted(4)), ..table(Rows::Inline(rows(1))) };
+    let bytes = good.to_bytes().expect("well formed");
+    assert_eq!(TableRoot::parse(&bytes, SELF_SEGMENT), Ok(good.clone()));
+    let elsewhere = SegmentId::new([7; 32]);
+    let read = TableRoot::parse(&bytes, elsewhere).expect("the same bytes");
+    for tree in [read.forwards, read.leaving] {
+        assert_eq!(tree.expect("is there").root.segment, elsewhere, "self pointers are resolved");
+    }
+    let empty = TableRoot { forwards: Some(counted(0)), ..good.clone() };
+    assert!(matches!(empty.to_bytes(), Err(DocumentError::Empty { .. })));
+    let mut twice = good;
+    twice.extensions.insert(2, Vec::new()).expect("even");
+    assert_eq!(twice.to_bytes(), Err(DocumentError::ReservedExtension { key: 2 }));
+}
+
+#[test]
+fn a_forwarded_chunk_is_found_in_the_tree_and_one_that_was_not_is_missed() {
+    let mut sink = MemorySink::new(32 << 20);
+    let mut builder = CountedTreeBuilder::new();
+    (0..4000).for_each(|number| builder.push(forward(number), &mut sink).expect("in order"));
+    let tree = builder.finish(&mut sink).expect("the sink takes everything").expect("there are rows");
+    sink.close();
+    let tree = CountedTree { root: sink.settled(tree.root), ..tree };
+    let find = |offset| {
+        let wanted = ForwardKey { segment: SegmentId::new([1; 32]), offset };
+        let mut walk: TreeWalk<ForwardRow> = tree.walk();
+        loop {
+            walk.seek(&wanted);
+            let rows = walk.supply(sink.fetch(walk.wanted()?)).expect("well formed");
+            if !rows.is_empty() {
+                return rows.into_iter().find(|row| row.label() == wanted);
+            }
+        }
+    };
+    assert_eq!(find(234_500), Some(forward(2345)));
+    assert_eq!(find(234_501), None);
+}
+
+#[test]
+fn forwards_that_move_nothing_or_past_a_segment_are_refused() {
+    let good = forward(1);
+    assert_eq!(good.check(), Ok(()));
+    let max = u32::try_from(crate::limits::SEGMENT_MAX_BYTES).expect("fits");
+    assert_eq!(ForwardRow { to_offset: max - 100, ..good }.check(), Ok(()));
+    for bad in [
+        ForwardRow { to_segment: good.segment, ..good },
+        ForwardRow { segment: SELF_SEGMENT, ..good },
+        ForwardRow { to_segment: SELF_SEGMENT, ..good },
+        ForwardRow { sealed_bytes: 16, ..good },
+        ForwardRow { sealed_bytes: u32::MAX, ..good },
+        ForwardRow { offset: max - 99, ..good },
+        ForwardRow { to_offset: u32::MAX, ..good },
+    ] {
+        assert_eq!(bad.check(), Err(DocumentError::Forward), "{bad:?}");
+        let bytes = ForwardBlob::Leaf(vec![bad]).to_bytes();
+        assert_eq!(ForwardBlob::parse(&bytes, SELF_SEGMENT), Err(DocumentError::Forward));
+    }
+    let bytes = ForwardBlob::Leaf(vec![forward(1), forward(1)]).to_bytes();
+    assert_eq!(ForwardBlob::parse(&bytes, SELF_SEGMENT), Err(DocumentError::Order { what: "forwarding rows" }));
+}
+
+#[test]
+fn a_row_may_carry_its_mask_key() {
+    let plain = row(1);
+    let secret = MaskSecret::new([5; 32]);
+    let key = MaskKey::derive(&secret, &plain.nonce());
+    let with = plain.clone().with_mask_key(key.clone());
+    assert_eq!((with.id(), with.kind(), with.mask_key()), (plain.id(), plain.kind(), Some(&key)));
+    assert_eq!(plain.mask_key(), None);
+    let bytes = RowBlob::Leaf(vec![with.clone()]).to_bytes();
+    assert_eq!(RowBlob::parse(&bytes, SELF_SEGMENT), Ok(RowBlob::Leaf(vec![with])));
+    assert_eq!(bytes.len(), RowBlob::Leaf(vec![plain.clone()]).to_bytes().len() + 32);
+    assert!(RowBlob::parse(&bytes[..bytes.len() - 1], SELF_SEGMENT).is_err());
+    let (mut one, mut other) = ([0; 100], [0; 100]);
+    let policy = plain.geometry().policy();
+    Mask::new(&secret, &plain.nonce(), policy).apply(ShardIndex::new(3), 5, &mut one);
+    Mask::of_key(key, policy).apply(ShardIndex::new(3), 5, &mut other);
+    assert_eq!(one, other);
+}
+
+#[test]
+fn leaving_segments_keep_their_rows() {
+    let mut leaving: Vec<LeavingRow> =
+        rows(3).into_iter().map(|row| LeavingRow { left: Timestamp::from_unix_ms(5), row }).collect();
+    let leaf = LeavingBlob::Leaf(leaving.clone());
+    assert_eq!(LeavingBlob::parse(&leaf.to_bytes(), SELF_SEGMENT), Ok(leaf));
+    leaving.reverse();
+    let order = Err(DocumentError::Order { what: "leaving segments" });
+    assert_eq!(LeavingBlob::parse(&LeavingBlob::Leaf(leaving).to_bytes(), SELF_SEGMENT), order);
+}
+
 #[test]
 fn a_full_node_list_fits_the_root() {
     let mut full = table(Rows::Inline(rows(64)));
@@ -174,12 +279,22 @@ proptest! {
 
     #[test]
     fn damaged_tables_have_one_encoding_or_none(place: prop::sample::Index, value: u8, count in 0u32..4) {
-        let mut blob = table(Rows::Inline(rows(count))).to_bytes().expect("well formed");
+        let good = TableRoot { forwards: Some(counted(3)), leaving: Some(counted(4)), ..table(Rows::Inline(rows(count))) };
+        let mut blob = good.to_bytes().expect("well formed");
         let place = place.index(blob.len());
         blob[place] = value;
         if let Ok(table) = TableRoot::parse(&blob, SELF_SEGMENT) {
             prop_assert_eq!(table.to_bytes().expect("was read"), blob);
         }
+    }
+
+    #[test]
+    fn forwards_round_trip(
+        segment: [u8; 32], offset in 0u32..30_000_000, sealed in 17u32..16_384, to: [u8; 32], to_offset in 0u32..30_000_000,
+    ) {
+        let (segment, to_segment) = (SegmentId::new(segment), SegmentId::new(to));
+        let leaf = ForwardBlob::Leaf(vec![ForwardRow { segment, offset, sealed_bytes: sealed, to_segment, to_offset }]);
+        prop_assert_eq!(ForwardBlob::parse(&leaf.to_bytes(), SegmentId::new([1; 32])), Ok(leaf));
     }
 
     #[test]

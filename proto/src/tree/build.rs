@@ -35,7 +35,8 @@ pub trait BlobSink {
     ///
     /// Trees of similar snapshots share blobs by this although their self pointers differ in form: a stored blob says
     /// *self* where a blob of another segment has to name the same place. A sink that remembers what it has read,
-    /// by a hash of the resolved encoding, answers; the default never does, and everything is stored.
+    /// by a hash of the resolved encoding, answers; the default never does, and everything is stored. It names only blobs in
+    /// segments that are live in the table that the new document goes with, and pointers to them that are not self.
     fn known(&self, resolved: &[u8]) -> Option<BlobPointer> {
         let _ = resolved;
         None
