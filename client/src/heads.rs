@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dolmen_net::driver::{Clock, Executor, MonotonicClock, Step, run};
-use dolmen_proto::attempt::Fault;
+use dolmen_proto::attempt::{AttemptId, Fault};
 use dolmen_proto::head::{Head, HeadError, ReadBody};
 use dolmen_proto::heads::{
     HeadPlaces, HeadReadAction, HeadReadEvent, HeadReadOutcome, HeadReadSession, HeadVersion, HeadWriteAction,
@@ -18,7 +18,7 @@ use dolmen_proto::heads::{
 };
 use dolmen_proto::ids::{HeadHash, NodeId, OperatorId, Point, Timestamp};
 use dolmen_proto::keys::{LocatorSecret, ReadKeys, point};
-use dolmen_proto::limits::{HEAD_NODES_PER_POINT, HEAD_POINTS};
+use dolmen_proto::limits::{HEAD_NAMED_PER_POINT, HEAD_POINTS};
 use dolmen_proto::link::Link;
 use dolmen_proto::placement::ranked_head_holders;
 use futures::FutureExt;
@@ -30,8 +30,6 @@ use crate::network::{CallFault, Nodes};
 #[cfg(test)]
 mod tests;
 
-/// Nodes that are named for a point: those that are to hold the head and two to stand in for them.
-const NAMED_PER_POINT: usize = HEAD_NODES_PER_POINT + 2;
 /// Nodes around a point among which holders of distinct operators are chosen.
 const LOOKED_AT_PER_POINT: usize = 12;
 /// How long a write that reached too few points rests before its only repetition.
@@ -52,11 +50,11 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 async fn places(nodes: &Nodes, points: &[Point], whole: Option<&WholeNetwork>) -> HeadPlaces {
     let at_each = points.iter().map(|point| async move {
         match whole {
-            Some(whole) => ranked_head_holders(point, whole, NAMED_PER_POINT),
+            Some(whole) => ranked_head_holders(point, whole, HEAD_NAMED_PER_POINT),
             None => {
                 let records = nodes.nearest(*point, LOOKED_AT_PER_POINT).await;
                 let around: Vec<_> = records.iter().map(|record| (record.node, record.operator_id())).collect();
-                ranked_head_holders(point, &around, NAMED_PER_POINT)
+                ranked_head_holders(point, &around, HEAD_NAMED_PER_POINT)
             }
         }
     });
@@ -85,7 +83,18 @@ pub(crate) async fn publish(
     }
     let again = "run the same command again later: it resumes";
     match outcome {
-        HeadWriteOutcome::Written { .. } => Ok(()),
+        HeadWriteOutcome::Written { places, certain, forks } => {
+            if !certain {
+                tracing::warn!(
+                    copies = places.len(),
+                    "a head lies at enough points, but with few nodes at some of them"
+                );
+            }
+            for fork in forks {
+                tracing::warn!(sequence = fork.sequence, "a head of another writer was displaced");
+            }
+            Ok(())
+        }
         HeadWriteOutcome::Superseded { .. } => Err(ClientError::new(
             ErrorKind::Conflict,
             "could not publish the head",
@@ -127,16 +136,16 @@ impl Write {
         Ok(run(session, self.clone(), &clock).await)
     }
 
-    /// Puts the head at a point of a node; gives the version that the node keeps instead, if it does.
-    async fn put(&self, node: NodeId, point: Point) -> Result<Option<HeadVersion>, CallFault> {
+    /// Puts the head at a point of a node.
+    async fn put(&self, attempt: AttemptId, node: NodeId, point: Point) -> Result<HeadWriteEvent, CallFault> {
         let reply = self.nodes.put_head(node, point, self.head.bytes().clone(), self.until).await?;
-        if reply.accepted {
-            return Ok(None);
-        }
-        match reply.current.as_deref().map(Head::parse) {
-            Some(Ok(kept)) if kept.public_key() == self.head.public_key() => Ok(Some(HeadVersion::from(&kept))),
+        let other = reply.current.as_deref().and_then(|bytes| Head::parse(bytes).ok());
+        let other = other.filter(|head| head.public_key() == self.head.public_key()).as_ref().map(HeadVersion::from);
+        match other {
+            displaced if reply.accepted => Ok(HeadWriteEvent::Accepted { attempt, displaced }),
+            Some(version) => Ok(HeadWriteEvent::Kept { attempt, version }),
             // A node compares heads of one key alone, and shows which one it prefers.
-            _ => Err(CallFault::misbehaved(node, "it refused a head for none of the same key")),
+            None => Err(CallFault::misbehaved(node, "it refused a head for none of the same key")),
         }
     }
 }
@@ -152,12 +161,13 @@ impl Executor<HeadWriteSession> for Write {
         };
         let write = self.clone();
         let work = async move {
-            match write.put(node, point).await {
-                Ok(None) => HeadWriteEvent::Accepted { attempt },
-                Ok(Some(version)) => {
-                    let sequence = version.sequence;
-                    *locked(&write.reason) = Some(format!("node {} keeps head {sequence} instead", node.short()));
-                    HeadWriteEvent::Kept { attempt, version }
+            match write.put(attempt, node, point).await {
+                Ok(event) => {
+                    if let HeadWriteEvent::Kept { version, .. } = event {
+                        let sequence = version.sequence;
+                        *locked(&write.reason) = Some(format!("node {} keeps head {sequence} instead", node.short()));
+                    }
+                    event
                 }
                 Err(fault) => {
                     tracing::debug!(node = %node.short(), %fault, "a head was not put");
@@ -170,12 +180,17 @@ impl Executor<HeadWriteSession> for Write {
     }
 }
 
-/// Reads the newest valid head that a link leads to.
+/// Reads the newest valid head that a link leads to, and never one older than `seen`, the newest that this client has
+/// seen before.
 ///
 /// # Errors
-/// `NotFound` when enough nodes answered and none has one, `NotNow` when too few answered, `Refused` when what is
-/// there cannot be read with this link or by this release.
-pub(crate) async fn read(nodes: &Nodes, link: &Link) -> Result<ReadBody, ClientError> {
+/// `NotFound` when enough nodes answered and none has one, `NotNow` when too few answered or all that is shown is older
+/// than `seen`, `Refused` when what is there cannot be read with this link or by this release.
+pub(crate) async fn read(
+    nodes: &Nodes,
+    link: &Link,
+    seen: Option<HeadVersion>,
+) -> Result<(HeadVersion, ReadBody), ClientError> {
     let Some(secret) = link.read_secret() else {
         let why = format!("it is a {:?} link", link.kind());
         return Err(ClientError::new(
@@ -188,24 +203,37 @@ pub(crate) async fn read(nodes: &Nodes, link: &Link) -> Result<ReadBody, ClientE
     let points = points(&ReadKeys::derive(secret).locator);
     let places = places(nodes, &points, None).await;
     let clock = MonotonicClock::start();
-    let session = HeadReadSession::new(None, places, clock.now())
+    let session = HeadReadSession::new(seen, places, clock.now())
         .map_err(|error| ClientError::bug("could not plan the reading of a head", error))?;
     let opened = Arc::new(Mutex::new(Opened::default()));
     let executor = Read { nodes: nodes.clone(), points, link: Arc::new(link.clone()), opened: Arc::clone(&opened) };
     let outcome = run(session, executor, &clock).await;
     let mut opened = std::mem::take(&mut *locked(&opened));
     match (outcome, opened.refusal) {
-        (HeadReadOutcome::Found { newest, .. }, _) => opened
-            .bodies
-            .remove(&newest.hash)
-            .ok_or_else(|| ClientError::bug("a head was lost on the way", newest.hash)),
+        (HeadReadOutcome::Found { newest, certain, .. }, _) => {
+            if !certain {
+                tracing::info!(sequence = newest.sequence, "too few nodes answered to know that no head is newer");
+            }
+            let body = opened.bodies.remove(&newest.hash);
+            let body = body.ok_or_else(|| ClientError::bug("a head was lost on the way", newest.hash))?;
+            Ok((newest, body))
+        }
+        (HeadReadOutcome::RolledBack { newest, seen }, _) => {
+            let shown = newest.map_or_else(|| "none".to_owned(), |newest| format!("number {}", newest.sequence));
+            Err(ClientError::new(
+                ErrorKind::NotNow,
+                "the network shows an older state of the dataset than was seen before",
+                format!("head number {} was seen, and the nodes at its places show {shown}", seen.sequence),
+                "try again later, with other bootstrap addresses (--bootstrap): somebody may be hiding the newer one",
+            ))
+        }
         (_, Some(error)) => Err(ClientError::new(
             ErrorKind::Refused,
             "the dataset cannot be read with this link",
             error,
             "ask its owner for a new link, or use a newer release",
         )),
-        (HeadReadOutcome::NotFound | HeadReadOutcome::RolledBack { .. }, None) => Err(ClientError::new(
+        (HeadReadOutcome::NotFound, None) => Err(ClientError::new(
             ErrorKind::NotFound,
             "no dataset is found at this link",
             "the nodes at its places were asked and have no head of it",
@@ -214,7 +242,7 @@ pub(crate) async fn read(nodes: &Nodes, link: &Link) -> Result<ReadBody, ClientE
         (HeadReadOutcome::Unreachable { answered, needed }, None) => Err(ClientError::new(
             ErrorKind::NotNow,
             "the dataset's head could not be looked for",
-            format!("{answered} of {HEAD_POINTS} places answered, {needed} are the least"),
+            format!("most nodes answered at {answered} of {HEAD_POINTS} places, {needed} are the least"),
             "check the network and the bootstrap addresses, then try again",
         )),
         (HeadReadOutcome::Local, None) => Err(ClientError::new(

@@ -122,6 +122,9 @@ pub const HEAD_POINTS: usize = 8;
 pub const HEAD_WRITE_QUORUM: usize = 5;
 /// Nodes, of distinct operators where there are, that hold a head at each point.
 pub const HEAD_NODES_PER_POINT: usize = 3;
+/// Nodes that are named for a point at most: those that are to hold the head, and their stand-ins. Of so many,
+/// [`HEAD_NODES_PER_POINT`] are the least majority, so any two sets of that size have a node in common.
+pub const HEAD_NAMED_PER_POINT: usize = 2 * HEAD_NODES_PER_POINT - 1;
 /// Heads by different keys that a node keeps at one point.
 pub const HEADS_PER_POINT_MAX: usize = 4;
 /// How far ahead of the one it has a head's sequence may be for a node to accept it.
@@ -206,6 +209,7 @@ const _: () = {
         "a head can name every shard of a document segment with all its addresses, and hold a note"
     );
     assert!(HEAD_WRITE_QUORUM * 2 > HEAD_POINTS, "two writes of a head meet");
+    assert!(HEAD_NODES_PER_POINT == HEAD_NAMED_PER_POINT / 2 + 1, "those that hold a head are most of those named");
     assert!(HEADS_PER_POINT_MAX * HEAD_MAX_BYTES < WIRE_HEADER_MAX_BYTES, "all heads of a point fit a reply");
     assert!(ROOTS_PER_CALL_MAX * 56 < WIRE_HEADER_MAX_BYTES, "a full call fits a header");
     assert!(CLOCK_SKEW_MAX.as_secs() < EXPIRY_SKEW.as_secs());

@@ -4,7 +4,7 @@ use dolmen_proto::codec::Extensions;
 use dolmen_proto::head::{HeadOrder, Holder, PlacedSegment, TableLocation};
 use dolmen_proto::ids::{SegmentId, ShardRoot, SnapshotId};
 use dolmen_proto::keys::{DatasetKeys, VaultSecret};
-use dolmen_proto::limits::HEAD_WRITE_QUORUM;
+use dolmen_proto::limits::{HEAD_NODES_PER_POINT, HEAD_WRITE_QUORUM};
 use dolmen_proto::link::LinkSecret;
 use dolmen_proto::policy::Policy;
 use dolmen_proto::seal::ChunkKey;
@@ -61,7 +61,7 @@ impl World {
 
     async fn read_by(&self, secret: LinkSecret) -> Result<u8, ClientError> {
         let link = Link::new(secret, Vec::new()).unwrap();
-        read(&self.nodes, &link).await.map(|body| body.snapshot_id.as_bytes()[0])
+        read(&self.nodes, &link, None).await.map(|(_, body)| body.snapshot_id.as_bytes()[0])
     }
 
     fn points(&self) -> Vec<Point> {
@@ -114,7 +114,7 @@ async fn a_head_lies_on_the_three_nearest_of_every_point_and_the_newest_is_read(
     let first = world.head(None, 1);
     world.publish(&first).await.unwrap();
     for (point, named) in world.points().into_iter().zip(world.places().await) {
-        assert_eq!(named.len(), NAMED_PER_POINT);
+        assert_eq!(named.len(), HEAD_NAMED_PER_POINT);
         let holders: Vec<_> = world.network.heads_at(point).into_keys().collect();
         let mut nearest = named[..HEAD_NODES_PER_POINT].to_vec();
         nearest.sort_unstable();
@@ -274,4 +274,38 @@ async fn no_answer_is_not_the_answer_that_there_is_nothing() {
     let error = world.read().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotNow);
     assert!(error.why().contains("0 of 8"), "{error}");
+}
+
+#[tokio::test]
+async fn an_older_head_than_one_seen_before_is_refused_by_name_wherever_it_lies() {
+    let world = World::new(20);
+    let old = world.head(None, 1);
+    let new = world.head(Some(&old), 2);
+    world.plant(0..8, &old).await;
+    let link = Link::new(LinkSecret::ReadLive(world.keys.read.clone()), Vec::new()).unwrap();
+    let error = read(&world.nodes, &link, Some(HeadVersion::from(&new))).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotNow);
+    assert!(error.why().contains("number 2 was seen") && error.why().contains("number 1"), "{error}");
+    let (version, _) = read(&world.nodes, &link, Some(HeadVersion::from(&old))).await.unwrap();
+    assert_eq!(version, HeadVersion::from(&old), "the one that was seen is no older one");
+    world.plant(7..8, &new).await;
+    let (version, _) = read(&world.nodes, &link, Some(HeadVersion::from(&new))).await.unwrap();
+    assert_eq!(version, HeadVersion::from(&new));
+}
+
+#[tokio::test]
+async fn a_rival_that_a_head_displaces_does_not_hinder_it() {
+    let world = World::new(10);
+    let first = world.head(None, 1);
+    let mut rivals = [world.head(Some(&first), 3), world.head(Some(&first), 4)];
+    rivals.sort_by_key(|head| HeadVersion::from(head));
+    let [loser, winner] = rivals;
+    world.publish(&loser).await.unwrap();
+    let points = world.points();
+    let until = world.until();
+    let write = Write { nodes: world.nodes.clone(), points, head: winner, until, reason: Arc::default() };
+    let HeadWriteOutcome::Written { certain, forks, .. } = write.run(None).await.unwrap() else {
+        panic!("not written")
+    };
+    assert_eq!((certain, forks), (true, vec![HeadVersion::from(&loser)]), "whoever wins is told of the fork");
 }

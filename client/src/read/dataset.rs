@@ -74,7 +74,7 @@ impl Dataset {
     /// # Errors
     /// As [`heads::read`]; `Damaged` or `NotNow` when documents cannot be read.
     pub(crate) async fn open(reading: &Reading, link: &Link, everything: bool) -> Result<Self, ClientError> {
-        let body = heads::read(&reading.nodes, link).await?;
+        let (_, body) = heads::read(&reading.nodes, link, None).await?;
         Self::of_body(reading, &body, everything).await
     }
 

@@ -1,4 +1,6 @@
-//! The calls of one head session: up to three nodes a point at once, retries, stand-ins, stalls.
+//! The calls of one head session: three nodes a point at once, retries, stand-ins, stalls.
+//!
+//! Decides whom to call and when, and which points have had enough answers. Never what an answer means.
 
 use core::time::Duration;
 use std::collections::BTreeSet;
@@ -6,10 +8,12 @@ use std::collections::BTreeSet;
 use super::{HeadPlace, HeadPlaces, HeadPlacesError};
 use crate::attempt::{AttemptId, Fault, TransferClock, median};
 use crate::ids::{NodeId, Timestamp};
-use crate::limits::{HEAD_NODES_PER_POINT, HEAD_POINTS};
+use crate::limits::{HEAD_NAMED_PER_POINT, HEAD_NODES_PER_POINT, HEAD_POINTS};
 
-/// Nobody is waited for longer than this many times the median answer once enough have answered.
-const LINGER_MEDIANS: u32 = 3;
+/// Nobody is waited for longer than this many times the median answer once enough have answered, nor before a stand-in
+/// is called as well.
+const PATIENCE_MEDIANS: u32 = 3;
+
 #[derive(Debug)]
 struct Waiting {
     node: NodeId,
@@ -31,13 +35,24 @@ struct PointCalls {
     waiting: Vec<Waiting>,
     live: Vec<Call>,
     answered: usize,
-    /// Answers that are most of those asked for.
+    /// So many are most of the nodes named for this point; one where none is.
     majority: usize,
 }
 
 impl PointCalls {
-    fn settled(&self) -> bool {
-        self.live.is_empty() && (self.waiting.is_empty() || self.answered >= HEAD_NODES_PER_POINT)
+    /// Whether there is nobody more to hear: as many have answered as are to hold a head, or no others are left.
+    fn exhausted(&self) -> bool {
+        self.answered >= HEAD_NODES_PER_POINT || (self.live.is_empty() && self.waiting.is_empty())
+    }
+
+    fn heard(&self) -> bool {
+        self.answered >= self.majority
+    }
+
+    /// Whether another node is to be called: as long as fewer have answered, or may do so soon, than are to hold a head.
+    fn wants_call(&self, patience: Duration, now: Timestamp) -> bool {
+        let hopeful = self.live.iter().filter(|call| call.clock.started().after(patience) > now).count();
+        hopeful + self.answered < HEAD_NODES_PER_POINT
     }
 }
 
@@ -53,26 +68,27 @@ pub(super) enum CallAction {
 pub(super) struct Calls {
     points: Vec<PointCalls>,
     started: Timestamp,
-    linger_min: Duration,
+    patience_min: Duration,
     durations: Vec<Duration>,
     next_attempt: u64,
 }
 
 impl Calls {
-    /// `linger_min`: once enough have answered the others are waited for that long since the start, at least.
-    pub(super) fn new(places: HeadPlaces, linger_min: Duration, now: Timestamp) -> Result<Self, HeadPlacesError> {
+    /// `patience_min`: once enough have answered the others are waited for that long since the start, at least, and a
+    /// node that takes longer gets a stand-in.
+    pub(super) fn new(places: HeadPlaces, patience_min: Duration, now: Timestamp) -> Result<Self, HeadPlacesError> {
         let HeadPlaces(points) = places;
         if points.len() != HEAD_POINTS {
             return Err(HeadPlacesError(points.len()));
         }
         let points = points.into_iter().map(|nodes| {
             let mut known = BTreeSet::new();
-            let fresh = nodes.into_iter().filter(|node| known.insert(*node));
+            let fresh = nodes.into_iter().filter(|node| known.insert(*node)).take(HEAD_NAMED_PER_POINT);
             let waiting: Vec<_> = fresh.map(|node| Waiting { node, tries: 0, not_before: now }).collect();
-            let majority = waiting.len().min(HEAD_NODES_PER_POINT) / 2 + 1;
+            let majority = waiting.len() / 2 + 1;
             PointCalls { waiting, majority, ..PointCalls::default() }
         });
-        Ok(Self { points: points.collect(), started: now, linger_min, durations: Vec::new(), next_attempt: 0 })
+        Ok(Self { points: points.collect(), started: now, patience_min, durations: Vec::new(), next_attempt: 0 })
     }
 
     /// The call has been answered; gives its place, unless it ended before.
@@ -109,6 +125,7 @@ impl Calls {
     /// Gives up what has stalled and starts what may be started.
     pub(super) fn advance(&mut self, now: Timestamp) -> Vec<CallAction> {
         let mut actions = Vec::new();
+        let patience = self.patience();
         for point in 0..self.points.len() {
             let number = u8::try_from(point).expect("there are eight points");
             let stalled = self.points[point].live.extract_if(.., |call| call.clock.deadline() <= now);
@@ -117,7 +134,7 @@ impl Calls {
                 self.put_back(number, &call, Fault::Unreachable, now);
             }
             let calls = &mut self.points[point];
-            while calls.live.len() + calls.answered < HEAD_NODES_PER_POINT {
+            while calls.wants_call(patience, now) {
                 let Some(place) = calls.waiting.iter().position(|waiting| waiting.not_before <= now) else { break };
                 let Waiting { node, tries, .. } = calls.waiting.remove(place);
                 let attempt = AttemptId(self.next_attempt);
@@ -138,9 +155,9 @@ impl Calls {
         calls.map(|call| CallAction::Cancel { attempt: call.id }).collect()
     }
 
-    /// Whether nothing is under way and nothing will be tried again.
-    pub(super) fn settled(&self) -> bool {
-        self.points.iter().all(PointCalls::settled)
+    /// Whether there is nobody more to hear at any point.
+    pub(super) fn exhausted(&self) -> bool {
+        self.points.iter().all(PointCalls::exhausted)
     }
 
     /// Points of which at least one node has answered.
@@ -148,23 +165,39 @@ impl Calls {
         self.points.iter().filter(|point| point.answered > 0).count()
     }
 
-    /// Points that have nothing more to say, and most of their nodes have spoken.
-    pub(super) fn points_settled_by_majority(&self) -> usize {
-        self.points.iter().filter(|point| point.answered >= point.majority && point.settled()).count()
+    /// Points of which most of the named nodes have answered.
+    pub(super) fn points_heard(&self) -> usize {
+        self.points.iter().filter(|point| point.heard()).count()
     }
 
-    /// When enough is enough.
+    /// Points of which most of the named nodes have answered, and there is nobody more to hear.
+    pub(super) fn points_heard_out(&self) -> usize {
+        self.points.iter().filter(|point| point.heard() && point.exhausted()).count()
+    }
+
+    fn patience(&self) -> Duration {
+        (median(&self.durations).unwrap_or_default() * PATIENCE_MEDIANS).max(self.patience_min)
+    }
+
+    /// Until when those that have not answered are waited for as a courtesy.
     pub(super) fn linger_until(&self) -> Timestamp {
-        let usual = median(&self.durations).unwrap_or_default();
-        self.started.after((usual * LINGER_MEDIANS).max(self.linger_min))
+        self.started.after(self.patience())
     }
 
-    /// The next time at which time alone changes something; `lingering`: the end of patience does.
-    pub(super) fn next_timeout(&self, lingering: bool, now: Timestamp) -> Option<Timestamp> {
+    /// The same, but at least `patience` since the start: for what is worth more than courtesy.
+    pub(super) fn linger_at_least(&self, patience: Duration) -> Timestamp {
+        self.linger_until().max(self.started.after(patience))
+    }
+
+    /// The next time after `now` at which time alone changes something; at `end` the session does.
+    pub(super) fn next_timeout(&self, end: Option<Timestamp>, now: Timestamp) -> Option<Timestamp> {
+        let patience = self.patience();
         let stalls = self.points.iter().flat_map(|point| &point.live).map(|call| call.clock.deadline());
-        let unsettled = self.points.iter().filter(|point| point.live.len() + point.answered < HEAD_NODES_PER_POINT);
-        let retries = unsettled.flat_map(|point| &point.waiting).map(|waiting| waiting.not_before);
-        let end = lingering.then(|| self.linger_until());
-        stalls.chain(retries).chain(end).filter(|time| *time > now).min()
+        let wanting = self.points.iter().filter(|point| !point.exhausted() && !point.waiting.is_empty());
+        let calls = wanting.flat_map(|point| {
+            let slow = point.live.iter().map(move |call| call.clock.started().after(patience));
+            slow.chain(point.waiting.iter().map(|waiting| waiting.not_before))
+        });
+        stalls.chain(calls).chain(end).filter(|time| *time > now).min()
     }
 }

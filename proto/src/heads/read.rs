@@ -9,8 +9,10 @@ use crate::attempt::{AttemptId, Fault};
 use crate::ids::{NodeId, Timestamp};
 use crate::session::Session;
 
-/// Once enough points have answered the others are waited for that long since the start, at least.
+/// Once the read is certain the others are waited for that long since the start, at least.
 const LINGER_MIN: Duration = Duration::from_millis(250);
+/// A head that can be used is given after that long, certain or not, once enough points have answered by any node.
+const CERTAINTY_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What can happen to a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,21 +70,25 @@ pub enum HeadReadOutcome {
         places: Vec<HeadPlace>,
         /// Places that answered with an older one or none: it can be put there again.
         stale: Vec<HeadPlace>,
-        /// Whether so many points answered that no completed write can have been missed.
+        /// Whether most of the nodes named for [`HEAD_READ_ENOUGH`] points answered: then no write that was certain
+        /// before this read began has been missed, unless nodes lie. The argument stands in [`crate::heads`]. Not
+        /// certain: this is the newest that was shown, and a newer one may lie with those that did not answer.
         certain: bool,
     },
-    /// Every head there is is older than one that this client has seen: somebody hides the newer one.
+    /// Enough points were heard to be certain, and every head there is is older than one that this client has seen:
+    /// somebody hides the newer one, or it was never written to a quorum and is lost. Never a reason to take the older.
     RolledBack {
         /// The newest that is shown; `None`: none at all.
         newest: Option<HeadVersion>,
         /// What was seen before.
         seen: HeadVersion,
     },
-    /// So many points deny it, by most of their nodes, that a written head would have been found: there is none.
+    /// So many points deny it, by most of the nodes named for them, that a written head would have been found: there
+    /// is none.
     NotFound,
-    /// Too few points answered, or too few of their nodes, to tell.
+    /// Too few points answered by most of the nodes named for them to tell, and no head was shown that can be used.
     Unreachable {
-        /// Points of which any node answered.
+        /// Points of which most nodes answered.
         answered: usize,
         /// Points that had to.
         needed: usize,
@@ -154,32 +160,36 @@ impl HeadReadSession {
         }
     }
 
-    /// Whether waiting for the others is a courtesy: a head is here that is not older than one seen before, and enough
-    /// points have answered; or enough points say, by most of their nodes, that there is none.
-    fn enough(&self) -> bool {
+    /// Until when the others are waited for; `None`: as long as there are any. With a head that is not older than one
+    /// seen before it is courtesy once the read is certain, and limited once enough points have said anything at all.
+    /// Without one, only points that are heard out deny it.
+    fn patience_ends(&self) -> Option<Timestamp> {
         let fresh = self.newest().is_some_and(|newest| self.seen.is_none_or(|seen| newest >= seen));
-        if fresh {
-            self.calls.points_answered() >= HEAD_READ_ENOUGH
+        let certain = if fresh { self.calls.points_heard() } else { self.calls.points_heard_out() };
+        if certain >= HEAD_READ_ENOUGH {
+            Some(self.calls.linger_until())
+        } else if fresh && self.calls.points_answered() >= HEAD_READ_ENOUGH {
+            Some(self.calls.linger_at_least(CERTAINTY_PATIENCE))
         } else {
-            self.calls.points_settled_by_majority() >= HEAD_READ_ENOUGH
+            None
         }
     }
 
     fn advance(&mut self, now: Timestamp) {
         let actions = self.calls.advance(now);
         self.ask(actions);
-        let enough = self.enough();
-        if self.calls.settled() || (enough && self.calls.linger_until() <= now) {
+        let end = self.patience_ends();
+        if self.calls.exhausted() || end.is_some_and(|end| end <= now) {
             let outcome = self.conclusion();
             self.end(outcome);
         } else {
-            self.timeout = self.calls.next_timeout(enough, now);
+            self.timeout = self.calls.next_timeout(end, now);
         }
     }
 
     fn conclusion(&self) -> HeadReadOutcome {
-        let (answered, needed) = (self.calls.points_answered(), HEAD_READ_ENOUGH);
-        let denied = self.calls.points_settled_by_majority() >= needed;
+        let (answered, needed) = (self.calls.points_heard(), HEAD_READ_ENOUGH);
+        let denied = self.calls.points_heard_out() >= needed;
         let newest = self.newest();
         match (newest, self.seen) {
             (None, None) if denied => HeadReadOutcome::NotFound,

@@ -16,7 +16,7 @@ use dolmen_proto::heads::{
     HeadWriteEvent, HeadWriteOutcome, HeadWriteSession,
 };
 use dolmen_proto::keys::{LocatorSecret, point};
-use dolmen_proto::limits::{HEAD_POINTS, LEASE_DEFAULT};
+use dolmen_proto::limits::{HEAD_NAMED_PER_POINT, HEAD_POINTS, LEASE_DEFAULT};
 use dolmen_proto::placement::ranked_head_holders;
 use dolmen_proto::wire::{GetHeadRequest, PutHeadRequest, Reply, Request};
 use futures::FutureExt;
@@ -24,10 +24,8 @@ use futures::FutureExt;
 use super::driver::{Step, drive};
 use super::world::{CallFailure, World};
 
-/// Nodes that are asked for a head at one point, stand-ins included.
-const NODES_PER_POINT: usize = 6;
 /// Three tries at each node of each point.
-const ATTEMPTS_MAX: usize = HEAD_POINTS * NODES_PER_POINT * 3;
+const ATTEMPTS_MAX: usize = HEAD_POINTS * HEAD_NAMED_PER_POINT * 3;
 
 pub(crate) fn fault_of(failure: CallFailure) -> Fault {
     match failure {
@@ -39,7 +37,7 @@ pub(crate) fn fault_of(failure: CallFailure) -> Fault {
 fn places(world: &World, locator: &LocatorSecret) -> HeadPlaces {
     let nodes = world.operators();
     let points = (0..HEAD_POINTS).map(|number| point(locator, u8::try_from(number).expect("eight points")));
-    HeadPlaces(points.map(|point| ranked_head_holders(&point, &nodes, NODES_PER_POINT)).collect())
+    HeadPlaces(points.map(|point| ranked_head_holders(&point, &nodes, HEAD_NAMED_PER_POINT)).collect())
 }
 
 /// Writes a head at its points.
@@ -56,11 +54,12 @@ pub async fn write_head(world: &Rc<World>, from: IpAddr, locator: &LocatorSecret
             let event = async move {
                 let fault = match call.await {
                     Err(failure) => fault_of(failure),
-                    Ok((Reply::PutHead(reply), _)) if reply.accepted => return HeadWriteEvent::Accepted { attempt },
                     Ok((Reply::PutHead(reply), _)) => {
-                        let kept = reply.current.and_then(|bytes| Head::parse(&bytes).ok());
-                        match kept.filter(|head| *head.public_key() == key) {
-                            Some(head) => return HeadWriteEvent::Kept { attempt, version: HeadVersion::from(&head) },
+                        let other = reply.current.and_then(|bytes| Head::parse(&bytes).ok());
+                        let other = other.filter(|head| *head.public_key() == key).as_ref().map(HeadVersion::from);
+                        match other {
+                            displaced if reply.accepted => return HeadWriteEvent::Accepted { attempt, displaced },
+                            Some(version) => return HeadWriteEvent::Kept { attempt, version },
                             None => Fault::Misbehaved,
                         }
                     }

@@ -300,7 +300,7 @@ impl Owner {
     ) -> Result<StoredHead, PutFailure> {
         for _ in 0..TRIES_MAX {
             match write_head(world, self.address, locator, head).await {
-                HeadWriteOutcome::Written { places } => {
+                HeadWriteOutcome::Written { places, .. } => {
                     return Ok(StoredHead { version: HeadVersion::from(head), places });
                 }
                 HeadWriteOutcome::TooFewPoints { .. } => world.clock.sleep(REWRITE_AFTER).await,
