@@ -14,6 +14,8 @@ mod broken;
 mod readers;
 #[path = "vectors_documents/valid.rs"]
 mod valid;
+#[path = "vectors_documents/vaults.rs"]
+mod vaults;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

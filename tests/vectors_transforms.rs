@@ -15,7 +15,9 @@ use data_encoding::HEXLOWER;
 use dolmen_proto::chunk::Cutter;
 use dolmen_proto::erasure::Code;
 use dolmen_proto::ids::{ChunkId, NodeId, ShardIndex, ShardRoot, Timestamp};
-use dolmen_proto::keys::{self, DatasetKeys, DedupKey, MaskSecret, ReadKeys, TableKeys, VaultSecret};
+use dolmen_proto::keys::{
+    self, DatasetKeys, DedupKey, MaskKey, MaskSecret, ReadKeys, TableKeys, VaultSecret, ViewKeys,
+};
 use dolmen_proto::mask::Mask;
 use dolmen_proto::pack::Packer;
 use dolmen_proto::policy::Policy;
@@ -120,6 +122,62 @@ fn record_keys(recording: &mut Recording) {
             "table_points": points(&table.locator),
         }),
     );
+}
+
+fn record_vault_keys(recording: &mut Recording) {
+    let vault = VaultSecret::from_entropy(&[0x11; 32]);
+    let first = DatasetKeys::derive(&vault, 3);
+    let created = Timestamp::from_unix_ms(1_790_000_000_000);
+    let epochs = [0, 1, 2].map(|epoch| {
+        let keys = DatasetKeys::derive_epoch(&vault, 3, epoch);
+        json!({
+            "epoch": epoch,
+            "table": hex(keys.table.expose()),
+            "read_head_seed": hex(keys.read_head.to_bytes()),
+            "table_head_seed": hex(keys.table_head.to_bytes()),
+            "read_opening": hex(keys.read_opening.expose()),
+            "read": hex(keys.read.expose()),
+            "dedup": hex(keys.dedup.expose()),
+            "mask": hex(keys.mask.expose()),
+        })
+    });
+    let views = [0, 77].map(|number| {
+        let view = first.view(number);
+        let led_to = ViewKeys::derive(&view.secret);
+        json!({
+            "number": number,
+            "head_seed": hex(view.head.to_bytes()),
+            "head_public": hex(view.head.verifying_key().to_bytes()),
+            "opening": hex(view.opening.expose()),
+            "secret": hex(view.secret.expose()),
+            "salt": hex(first.view_salt(number, created)),
+            "locator": hex(led_to.locator.expose()),
+            "head_seal": hex(led_to.seal.expose()),
+        })
+    });
+    recording.json(
+        "keys_of_a_vault",
+        &json!({
+            "entropy": hex([0x11; 32]),
+            "vault": hex(vault.expose()),
+            "index": 3,
+            "note": hex(first.note.expose()),
+            "epochs": epochs,
+            "views": views,
+            "views_created_ms": created.as_unix_ms(),
+            "mask_key_nonce": hex([0x44; 32]),
+            "mask_key": hex(MaskKey::derive(&first.mask, &SegmentNonce::new([0x44; 32])).expose()),
+        }),
+    );
+}
+
+fn record_codecs(recording: &mut Recording) {
+    let dedup = DedupKey::new([0x33; 32]);
+    let chunks = [Codec::Plain, Codec::Zstd].map(|codec| {
+        let key = seal::chunk_key(&dedup, codec, b"to be sealed");
+        json!({"codec": codec.to_byte(), "chunk_key": hex(key.expose()), "chunk_id": key.id().to_string()})
+    });
+    recording.json("chunk_keys", &json!({"dedup": hex([0x33; 32]), "bytes": hex(b"to be sealed"), "chunks": chunks}));
 }
 
 fn record_chunking(recording: &mut Recording) {
@@ -359,6 +417,8 @@ fn bytes32(text: &str) -> [u8; 32] {
 fn recording() -> Recording {
     let mut recording = Recording::default();
     record_keys(&mut recording);
+    record_vault_keys(&mut recording);
+    record_codecs(&mut recording);
     record_chunking(&mut recording);
     record_sealing(&mut recording);
     record_packing(&mut recording);

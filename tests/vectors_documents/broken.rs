@@ -23,6 +23,7 @@ pub(crate) fn cases() -> Cases {
     manifests(&mut cases);
     tables(&mut cases);
     trees(&mut cases);
+    cases.extend(crate::vaults::broken());
     cases
 }
 
@@ -31,14 +32,14 @@ fn add(cases: &mut Cases, name: &str, case: Value) {
 }
 
 /// `bytes` with the one place where `from` stands changed to `to`.
-fn replace_once(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+pub(crate) fn replace_once(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
     let mut places = (0..=bytes.len() - from.len()).filter(|place| bytes[*place..].starts_with(from));
     let place = places.next().expect("what is to be broken is there");
     assert_eq!(places.next(), None, "what is to be broken is there once");
     [&bytes[..place], to, &bytes[place + from.len()..]].concat()
 }
 
-fn with_byte(mut bytes: Vec<u8>, place: usize, value: u8) -> Vec<u8> {
+pub(crate) fn with_byte(mut bytes: Vec<u8>, place: usize, value: u8) -> Vec<u8> {
     bytes[place] = value;
     bytes
 }
@@ -130,16 +131,16 @@ fn not_committed() -> Value {
     let reader = DatasetKeys::derive(&VaultSecret::new([2; 32]), 0).read_head;
     let good = read_head(HeadOrder::after(None));
     let seal = dolmen_proto::keys::ReadKeys::derive(&keys.read).seal;
-    let forged = forge::seal_again(good.bytes(), &seal, &reader);
+    let forged = forge::seal_again(good.bytes(), &seal, &reader, |_| {});
     assert!(Head::parse(&forged).is_ok(), "the forgery is well formed and signed");
     assert_eq!(read_body().read_opening, keys.read_opening, "the forgery holds the true opening");
     json!({"reader": "head", "bytes": hex(forged), "read_secret": hex(keys.read.expose())})
 }
 
 /// The sealing of heads written again from `docs/format.md` alone, as somebody with other software would.
-mod forge {
+pub(crate) mod forge {
     use chacha20poly1305::{AeadInOut, ChaCha20Poly1305, KeyInit, Nonce};
-    use dolmen_proto::keys::HeadSealSecret;
+    use dolmen_proto::keys::{HeadSealSecret, OwnerNoteKey};
     use ed25519_dalek::SigningKey;
 
     fn cipher(seal: &HeadSealSecret, salt: &[u8]) -> ChaCha20Poly1305 {
@@ -147,20 +148,56 @@ mod forge {
         ChaCha20Poly1305::new((&key).into())
     }
 
-    /// Opens a head and seals and signs its body again under another signing key.
-    pub(super) fn seal_again(head: &[u8], seal: &HeadSealSecret, key: &SigningKey) -> Vec<u8> {
+    /// Opens a head, changes its body, and seals and signs it again.
+    pub(crate) fn seal_again(
+        head: &[u8],
+        seal: &HeadSealSecret,
+        key: &SigningKey,
+        change: impl FnOnce(&mut Vec<u8>),
+    ) -> Vec<u8> {
         let (prefix, rest) = head.split_at(107);
         let mut body = rest[..rest.len() - 64].to_vec();
         cipher(seal, &prefix[73..105]).decrypt_in_place(&Nonce::default(), prefix, &mut body).expect("it opens");
+        change(&mut body);
         let mut forged = prefix[..73].to_vec();
         forged[1..33].copy_from_slice(&key.verifying_key().to_bytes());
         let salted = [&body[..1], &forged[1..73], &body].concat();
         let salt = blake3::keyed_hash(seal.expose(), &salted);
         forged.extend_from_slice(salt.as_bytes());
-        forged.extend_from_slice(&prefix[105..107]);
+        forged.extend_from_slice(&u16::try_from(body.len() + 16).expect("a head is short").to_le_bytes());
         cipher(seal, salt.as_bytes()).encrypt_in_place(&Nonce::default(), &forged, &mut body).expect("short");
         forged.extend_from_slice(&body);
         super::signed_again([forged, vec![0; 64]].concat(), key)
+    }
+
+    fn note_cipher(key: &OwnerNoteKey, salt: &[u8]) -> ChaCha20Poly1305 {
+        let key = blake3::derive_key("dolmen 2026 owner note seal v1", &[key.expose(), salt].concat());
+        ChaCha20Poly1305::new((&key).into())
+    }
+
+    fn note_plain(note: &[u8], key: &OwnerNoteKey) -> Vec<u8> {
+        let (salt, sealed) = note.split_at(32);
+        let mut plain = sealed.to_vec();
+        note_cipher(key, salt).decrypt_in_place(&Nonce::default(), &[], &mut plain).expect("it opens");
+        plain
+    }
+
+    fn sealed_note(mut plain: Vec<u8>, key: &OwnerNoteKey, salt: [u8; 32]) -> Vec<u8> {
+        note_cipher(key, &salt).encrypt_in_place(&Nonce::default(), &[], &mut plain).expect("short");
+        [&salt[..], &plain].concat()
+    }
+
+    /// Opens an owner note, changes it, and seals it again.
+    pub(crate) fn note_again(note: &[u8], key: &OwnerNoteKey, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+        let mut plain = note_plain(note, key);
+        change(&mut plain);
+        let salt = *blake3::keyed_hash(key.expose(), &plain).as_bytes();
+        sealed_note(plain, key, salt)
+    }
+
+    /// The note under a salt that is not its own.
+    pub(crate) fn note_with_salt(note: &[u8], key: &OwnerNoteKey, salt: [u8; 32]) -> Vec<u8> {
+        sealed_note(note_plain(note, key), key, salt)
     }
 }
 

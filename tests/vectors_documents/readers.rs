@@ -3,13 +3,17 @@
 use std::fmt::Debug;
 
 use data_encoding::HEXLOWER;
-use dolmen_proto::head::{Head, Holder, ReadBody, TableBody, TableLocation, Verdict, accept};
+use dolmen_proto::codec::Needs;
+use dolmen_proto::dataset_root::{DatasetRoot, DatasetRootHasher, RootEntry};
+use dolmen_proto::head::{Head, Holder, ReadBody, SealedNote, TableBody, TableLocation, Verdict, ViewBody, accept};
+use dolmen_proto::history::HistoryRow;
 use dolmen_proto::ids::SegmentId;
-use dolmen_proto::keys::{ReadSecret, TableSecret};
+use dolmen_proto::keys::{OwnerNoteKey, ReadSecret, TableSecret, ViewSecret};
+use dolmen_proto::ledger::{Ledger, Share};
 use dolmen_proto::link::{Link, LinkSecret};
 use dolmen_proto::manifest::{Entry, EntryKind, Extent, ExtentList, FolderEntry, FolderWalk, Snapshot, Totals};
-use dolmen_proto::table::{NodeEntry, Rows, SegmentRow, StoredReceipt, TableRoot};
-use dolmen_proto::tree::{BlobPointer, Node, SELF_SEGMENT, TreeItem, TreeWalk};
+use dolmen_proto::table::{ForwardRow, LeavingRow, NodeEntry, Rows, SegmentRow, StoredReceipt, TableRoot};
+use dolmen_proto::tree::{BlobPointer, CountedTree, Node, SELF_SEGMENT, TreeItem, TreeWalk};
 use serde_json::{Value, json};
 
 use crate::hex;
@@ -32,6 +36,21 @@ pub(crate) fn read(case: &Value) -> Result<Value, String> {
             receipt,
             |key| json!({"root": key.root.to_string(), "node": key.node.to_string()}),
         ),
+        "forward blob" => node::<ForwardRow>(
+            &bytes(case, "bytes"),
+            forward,
+            |key| json!({"segment": key.segment.to_string(), "offset": key.offset}),
+        ),
+        "leaving blob" => node::<LeavingRow>(&bytes(case, "bytes"), leaving, |id| json!(id.to_string())),
+        "history blob" => node::<HistoryRow>(
+            &bytes(case, "bytes"),
+            kept,
+            |key| json!({"created_ms": key.created.as_unix_ms(), "id": key.id.to_string()}),
+        ),
+        "ledger" => ledger(&bytes(case, "bytes")),
+        "owner note" => owner_note(case),
+        "dataset root" => dataset_root(text(case, "text")),
+        "entries of a dataset root" => dataset_root_entries(case),
         "extent walk" => extent_walk(case),
         "folder walk" => folder_walk(case),
         other => panic!("no reader is called {other}"),
@@ -81,7 +100,13 @@ fn head(case: &Value) -> Result<Value, String> {
     let head = Head::parse(&bytes(case, "bytes")).map_err(said)?;
     let body = if case.get("link").is_some() {
         let link = Link::parse(text(case, "link")).map_err(said)?;
-        read_body(&head.open_link(&link).map_err(said)?)
+        match link.view_secret() {
+            Some(secret) => view_body(&head.open_view(secret).map_err(said)?),
+            None => read_body(&head.open_link(&link).map_err(said)?),
+        }
+    } else if case.get("view_secret").is_some() {
+        let secret = ViewSecret::new(array(case, "view_secret"));
+        view_body(&head.open_view(&secret).map_err(said)?)
     } else if case.get("read_secret").is_some() {
         let secret = ReadSecret::new(array(case, "read_secret"));
         read_body(&head.open_read(&secret).map_err(said)?)
@@ -109,8 +134,31 @@ fn heads_in_order(case: &Value) -> Result<Value, String> {
     Ok(heads.iter().map(|current| heads.iter().map(|new| verdict(current, new)).collect::<Vec<_>>()).collect())
 }
 
-fn read_body(body: &ReadBody) -> Value {
+/// Adds a field that releases before did not have, where it is there.
+fn with_some(mut value: Value, field: &str, found: Option<Value>) -> Value {
+    if let Some(found) = found {
+        value[field] = found;
+    }
+    value
+}
+
+fn counted(tree: &CountedTree) -> Value {
+    json!({"count": tree.count, "tree": pointer(&tree.root)})
+}
+
+fn view_body(body: &ViewBody) -> Value {
     json!({
+        "opening": hex(body.opening.expose()),
+        "table_mask": hex(body.table_mask.expose()),
+        "table": location(&body.table),
+        "snapshot": pointer(&body.snapshot),
+        "snapshot_id": body.snapshot_id.to_string(),
+        "created_ms": body.created.as_unix_ms(),
+    })
+}
+
+fn read_body(body: &ReadBody) -> Value {
+    let says = json!({
         "read_opening": hex(body.read_opening.expose()),
         "table_secret": hex(body.table_secret.expose()),
         "mask_secret": hex(body.mask_secret.expose()),
@@ -119,7 +167,9 @@ fn read_body(body: &ReadBody) -> Value {
         "snapshot": pointer(&body.snapshot),
         "snapshot_id": body.snapshot_id.to_string(),
         "created_ms": body.created.as_unix_ms(),
-    })
+    });
+    let says = with_some(says, "history", body.history.as_ref().map(counted));
+    with_some(says, "owner_note", body.owner_note.as_ref().map(|note| json!(hex(note.as_bytes()))))
 }
 
 fn table_body(body: &TableBody) -> Value {
@@ -214,7 +264,7 @@ fn entry(entry: &Entry) -> Value {
 }
 
 fn row(row: &SegmentRow) -> Value {
-    json!({
+    let says = json!({
         "id": row.id().to_string(),
         "kind": format!("{:?}", row.kind()),
         "policy": row.geometry().policy().to_string(),
@@ -223,7 +273,78 @@ fn row(row: &SegmentRow) -> Value {
         "nonce": hex(row.nonce().as_bytes()),
         "roots": row.roots().iter().map(ToString::to_string).collect::<Vec<_>>(),
         "nodes": row.nodes(),
+    });
+    with_some(says, "mask_key", row.mask_key().map(|key| json!(hex(key.expose()))))
+}
+
+fn forward(row: &ForwardRow) -> Value {
+    json!({
+        "segment": row.segment.to_string(),
+        "offset": row.offset,
+        "sealed_bytes": row.sealed_bytes,
+        "to_segment": row.to_segment.to_string(),
+        "to_offset": row.to_offset,
     })
+}
+
+fn leaving(leaving: &LeavingRow) -> Value {
+    json!({"left_ms": leaving.left.as_unix_ms(), "row": row(&leaving.row)})
+}
+
+fn kept(row: &HistoryRow) -> Value {
+    json!({
+        "created_ms": row.created.as_unix_ms(),
+        "id": row.id.to_string(),
+        "root": pointer(&row.root),
+        "files": row.files,
+        "bytes": row.bytes,
+        "message": row.message,
+        "tags": row.tags,
+    })
+}
+
+fn ledger(blob: &[u8]) -> Result<Value, String> {
+    let ledger = Ledger::parse(blob).map_err(said)?;
+    assert_eq!(ledger.to_bytes().as_deref(), Ok(blob), "one encoding for one ledger");
+    let share = |share: &Share| {
+        json!({
+            "number": share.number,
+            "path": share.path.escape_ascii().to_string(),
+            "snapshot": share.snapshot.map(|id| id.to_string()),
+            "created_ms": share.created.as_unix_ms(),
+            "ended_ms": share.ended.map(|ended| ended.as_unix_ms()),
+            "sequence": share.sequence,
+        })
+    };
+    Ok(json!({"next": ledger.next, "shares": ledger.shares.iter().map(share).collect::<Vec<_>>()}))
+}
+
+fn owner_note(case: &Value) -> Result<Value, String> {
+    let sealed = SealedNote::parse(&bytes(case, "bytes")).map_err(said)?;
+    let note = sealed.open(&OwnerNoteKey::new(array(case, "note_key"))).map_err(said)?;
+    Ok(json!({"epoch": note.epoch, "name": note.name, "ledger": note.ledger.as_ref().map(pointer)}))
+}
+
+fn dataset_root(text: &str) -> Result<Value, String> {
+    let root: DatasetRoot = text.parse().map_err(said)?;
+    assert_eq!(root.to_string(), text, "one text for one root");
+    Ok(json!({"salt": hex(root.salt()), "hash": hex(root.hash())}))
+}
+
+fn dataset_root_entries(case: &Value) -> Result<Value, String> {
+    let mut hasher = DatasetRootHasher::new(array(case, "salt"));
+    for entry in case["entries"].as_array().expect("a list of entries") {
+        let mode = u32::try_from(entry["mode"].as_u64().expect("a number")).expect("32 bits");
+        let what = if entry.get("target").is_some() {
+            RootEntry::Symlink { target: text(entry, "target").as_bytes() }
+        } else if entry.get("hash").is_some() {
+            RootEntry::File { size_bytes: entry["size"].as_u64().expect("a number"), hash: array(entry, "hash") }
+        } else {
+            RootEntry::Folder
+        };
+        hasher.entry(text(entry, "path").as_bytes(), mode, what).map_err(said)?;
+    }
+    Ok(json!({"root": hasher.finish().to_string()}))
 }
 
 fn receipt(receipt: &StoredReceipt) -> Value {
@@ -235,13 +356,15 @@ fn snapshot(blob: &[u8]) -> Result<Value, String> {
     assert_eq!(snapshot.to_bytes().as_deref(), Ok(blob), "one encoding for one snapshot");
     let parent =
         |parent: &dolmen_proto::manifest::Parent| json!({"id": parent.id.to_string(), "root": pointer(&parent.root)});
-    Ok(json!({
+    let compressed = snapshot.needs.contains(Needs::COMPRESSED_CHUNKS).then(|| json!(["compressed chunks"]));
+    let says = json!({
         "created_ms": snapshot.created.as_unix_ms(),
         "message": snapshot.message,
         "parent": snapshot.parent.as_ref().map(parent),
         "salt": hex(snapshot.salt),
         "root": folder(&snapshot.root),
-    }))
+    });
+    Ok(with_some(says, "needs", compressed))
 }
 
 fn table(blob: &[u8]) -> Result<Value, String> {
@@ -256,14 +379,16 @@ fn table(blob: &[u8]) -> Result<Value, String> {
         }
         Rows::Tree { count, root } => json!({"count": count, "tree": pointer(root)}),
     };
-    Ok(json!({
+    let says = json!({
         "policy": table.policy.to_string(),
         "nodes": table.nodes.iter().map(node_entry).collect::<Vec<_>>(),
         "stewards": table.stewards.iter().map(hex).collect::<Vec<_>>(),
         "rows": rows,
         "further": table.further.iter().map(row).collect::<Vec<_>>(),
         "receipts": table.receipts.as_ref().map(pointer),
-    }))
+    });
+    let says = with_some(says, "forwards", table.forwards.as_ref().map(counted));
+    Ok(with_some(says, "leaving", table.leaving.as_ref().map(counted)))
 }
 
 fn anywhere() -> BlobPointer {

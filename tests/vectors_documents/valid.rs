@@ -30,7 +30,7 @@ pub(crate) fn pointer(number: u8) -> BlobPointer {
     BlobPointer { key: ChunkKey::new([number; 32]), segment: SegmentId::new([0xe0; 32]), offset: 16_384, length }
 }
 
-fn own(number: u8) -> BlobPointer {
+pub(crate) fn own(number: u8) -> BlobPointer {
     BlobPointer { segment: SELF_SEGMENT, ..pointer(number) }
 }
 
@@ -211,6 +211,7 @@ pub(crate) fn cases() -> Cases {
     add("table_receipt_inner", blob("receipt blob", &ReceiptBlob::Inner { level: 1, children }.to_bytes()));
 
     add("tree_split", split());
+    cases.extend(crate::vaults::valid());
     cases
 }
 
