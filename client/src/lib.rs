@@ -38,6 +38,6 @@ pub use listing::Listing;
 pub use options::{Destination, GetOptions, PutOptions};
 pub use progress::{Progress, ProgressEvent, ProgressSink, Stage};
 pub use report::{
-    EntryKind, FailedFile, GetReport, InfoReport, ListedEntry, NodeView, PutReport, RemoveReport, RenewReport,
+    EntryKind, FailedFile, GetReport, InfoReport, ListedEntry, LogEntry, NodeView, PutReport, RemoveReport, RenewReport,
 };
 pub use snapshot::Snapshot;

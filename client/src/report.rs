@@ -159,6 +159,24 @@ pub struct ListedEntry {
     pub target: Option<String>,
 }
 
+/// A snapshot as a dataset's history has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LogEntry {
+    /// The snapshot's id in hexadecimal.
+    pub snapshot: String,
+    /// When it was made, by its writer's clock.
+    #[serde(serialize_with = "rfc3339")]
+    pub created: Timestamp,
+    /// Regular files in it.
+    pub files: u64,
+    /// Sum of their sizes, holes included.
+    pub bytes: u64,
+    /// What its writer had to say, as much of it as the history keeps.
+    pub message: String,
+    /// Names that people gave it.
+    pub tags: Vec<String>,
+}
+
 fn rfc3339<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&format_time_ns(i128::from(time.as_unix_ms()) * 1_000_000))
 }

@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use dolmen_proto::history::{HistoryRow, history_message};
 use dolmen_proto::ids::{SnapshotId, Timestamp};
 use dolmen_proto::manifest::{self, Entry, EntryKind, FolderEntry};
 
@@ -14,7 +15,7 @@ use crate::listing::{Listing, listed};
 use crate::options::{Destination, GetOptions};
 use crate::progress::Progress;
 use crate::read::Dataset;
-use crate::report::{GetReport, ListedEntry};
+use crate::report::{GetReport, ListedEntry, LogEntry};
 
 /// One immutable version of a dataset. Cheap to clone; clones share what was read.
 ///
@@ -82,6 +83,41 @@ impl Snapshot {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.root.root.totals.bytes
+    }
+
+    /// The snapshots that the dataset keeps, newest first.
+    ///
+    /// # Errors
+    /// `Damaged` or `NotNow` when the history cannot be read, `Refused` when it is longer than this release reads.
+    pub async fn log(&self) -> Result<Vec<LogEntry>, ClientError> {
+        let Some(rows) = self.dataset.history().await? else {
+            return Ok(vec![LogEntry {
+                snapshot: self.id().to_string(),
+                created: self.created(),
+                files: self.files(),
+                bytes: self.bytes(),
+                message: history_message(self.message()).to_owned(),
+                tags: Vec::new(),
+            }]);
+        };
+        let entry = |row: HistoryRow| LogEntry {
+            snapshot: row.id.to_string(),
+            created: row.created,
+            files: row.files,
+            bytes: row.bytes,
+            message: row.message,
+            tags: row.tags,
+        };
+        Ok(rows.into_iter().rev().map(entry).collect())
+    }
+
+    /// Another snapshot of the same dataset, as its history names it.
+    ///
+    /// # Errors
+    /// `Damaged` or `NotNow` when it cannot be read.
+    #[expect(dead_code, reason = "for commands that name a snapshot")]
+    pub(crate) async fn at(&self, row: &HistoryRow) -> Result<Self, ClientError> {
+        Self::open(self.dataset.at(row.root.clone(), row.id), self.progress.clone()).await
     }
 
     /// What there is at a path; `None` for the root folder itself.

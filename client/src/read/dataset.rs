@@ -6,12 +6,13 @@
 use std::sync::Arc;
 
 use dolmen_proto::head::ReadBody;
+use dolmen_proto::history::HistoryRow;
 use dolmen_proto::ids::{SegmentId, SnapshotId};
 use dolmen_proto::link::Link;
 use dolmen_proto::manifest::{
     Entry, EntryKind, ExtentList, ExtentWalk, FileEntry, FolderEntry, FolderWalk, Name, PlacedExtent, Snapshot,
 };
-use dolmen_proto::tree::BlobPointer;
+use dolmen_proto::tree::{BlobPointer, CountedTree};
 
 use super::cache::BlobCache;
 use super::documents::Documents;
@@ -27,6 +28,9 @@ use crate::network::Nodes;
 /// Blobs that are fetched with the one that is wanted, and their sealed bytes.
 const AHEAD_BLOBS: usize = 16;
 const AHEAD_BYTES: usize = 768 * 1024;
+
+/// Snapshots of a history that is read whole; each takes a few hundred bytes.
+const HISTORY_MAX: u64 = 100_000;
 
 /// What reading needs, whichever dataset is read.
 #[derive(Debug, Clone)]
@@ -49,6 +53,7 @@ pub(crate) struct Dataset {
     table: Arc<Table>,
     snapshot: BlobPointer,
     snapshot_id: SnapshotId,
+    history: Option<CountedTree>,
 }
 
 impl std::fmt::Debug for Dataset {
@@ -86,11 +91,11 @@ impl Dataset {
         let Reading { nodes, cores, budget_bytes, cache } = reading;
         // Documents are kept between reads, so they must not share a budget with contents that wait for memory: what is
         // kept is bounded by itself.
-        let fetcher = Fetcher::new(nodes.clone(), cores.clone(), Budget::new(u64::MAX), body.mask_secret.clone());
+        let fetcher = Fetcher::new(nodes.clone(), cores.clone(), Budget::new(u64::MAX), Some(body.mask_secret.clone()));
         let ahead_bytes = budget_bytes / 4;
         let contents = fetcher.with_budget(Budget::new(budget_bytes - ahead_bytes));
         let documents = Documents::new(fetcher, cache.clone(), everything);
-        let table = Arc::new(Table::open(nodes, &documents, &body.table).await?);
+        let table = Arc::new(Table::open(nodes, &documents, &body.table, None).await?);
         Ok(Self {
             documents,
             contents,
@@ -99,11 +104,11 @@ impl Dataset {
             table,
             snapshot: body.snapshot.clone(),
             snapshot_id: body.snapshot_id,
+            history: body.history.clone(),
         })
     }
 
     /// The same dataset at another snapshot.
-    #[expect(dead_code, reason = "snapshots are chosen by their id from the history")]
     pub(crate) fn at(&self, snapshot: BlobPointer, snapshot_id: SnapshotId) -> Self {
         Self { snapshot, snapshot_id, ..self.clone() }
     }
@@ -121,6 +126,29 @@ impl Dataset {
         let pointer = &self.snapshot;
         let blob = self.blob(pointer, std::iter::empty()).await?;
         Snapshot::parse(&blob, pointer.segment).map_err(|error| damaged(&error))
+    }
+
+    /// The snapshots that are kept, oldest first; `None` for a dataset without a history, which has one snapshot.
+    ///
+    /// # Errors
+    /// `Damaged` or `NotNow` when it cannot be read, `Refused` when it is longer than this release reads.
+    pub(crate) async fn history(&self) -> Result<Option<Vec<HistoryRow>>, ClientError> {
+        let Some(tree) = &self.history else { return Ok(None) };
+        if tree.count > HISTORY_MAX {
+            return Err(ClientError::new(
+                ErrorKind::Refused,
+                "the dataset's history is too long for this release",
+                format!("it names {} snapshots, {HISTORY_MAX} are the most", tree.count),
+                "ask its owner to forget old snapshots: `dolmen forget`",
+            ));
+        }
+        let mut rows = Vec::new();
+        let mut walk = tree.walk::<HistoryRow>();
+        while let Some(pointer) = walk.wanted().cloned() {
+            let blob = self.blob(&pointer, walk.upcoming().skip(1)).await?;
+            rows.extend(walk.supply(&blob).map_err(|error| damaged(&error))?);
+        }
+        Ok(Some(rows))
     }
 
     /// Fetches file contents within the memory budget.
@@ -172,10 +200,8 @@ impl Dataset {
     /// # Errors
     /// `Damaged` when the table does not have the segment, `NotNow` when the table cannot be read.
     pub(crate) async fn locate(&self, pointer: &BlobPointer) -> Result<(Arc<Place>, u32), ClientError> {
-        match self.table.find(&self.documents, pointer.segment).await? {
-            Some(place) => Ok((place, pointer.offset)),
-            None => Err(missing(pointer.segment)),
-        }
+        let found = self.table.locate(&self.documents, pointer).await?;
+        found.ok_or_else(|| missing(pointer.segment))
     }
 
     /// Shows `visit` the place of every segment: content, documents, the table's own.

@@ -14,7 +14,7 @@ use dolmen_proto::attempt::Fault;
 use dolmen_proto::download::{DownloadAction, DownloadEvent, DownloadOutcome, DownloadPlan, DownloadSession};
 use dolmen_proto::erasure::Code;
 use dolmen_proto::ids::{NodeId, SegmentId, ShardIndex};
-use dolmen_proto::keys::MaskSecret;
+use dolmen_proto::keys::{MaskKey, MaskSecret};
 use dolmen_proto::mask::Mask;
 use dolmen_proto::policy::Policy;
 use futures::{StreamExt, TryStreamExt};
@@ -46,7 +46,8 @@ pub(crate) struct Fetcher {
     cores: Cores,
     budget: Budget,
     pool: Pool<Vec<u8>>,
-    mask: Arc<MaskSecret>,
+    /// None for the holder of a view, who has the mask keys of single segments.
+    mask: Option<Arc<MaskSecret>>,
     shared: Arc<Mutex<Shared>>,
 }
 
@@ -74,8 +75,8 @@ enum Span {
 }
 
 impl Fetcher {
-    pub(crate) fn new(nodes: Nodes, cores: Cores, budget: Budget, mask: MaskSecret) -> Self {
-        Self { nodes, cores, budget, pool: Pool::new(), mask: Arc::new(mask), shared: Arc::default() }
+    pub(crate) fn new(nodes: Nodes, cores: Cores, budget: Budget, mask: Option<MaskSecret>) -> Self {
+        Self { nodes, cores, budget, pool: Pool::new(), mask: mask.map(Arc::new), shared: Arc::default() }
     }
 
     /// The same, with another bound on memory.
@@ -237,7 +238,16 @@ impl Fetcher {
             let code = Arc::clone(
                 self.shared().codes.entry(place.policy()).or_insert_with(|| Arc::new(Code::new(place.policy()))),
             );
-            let mask = Mask::new(&self.mask, &place.nonce, place.policy());
+            let derived = self.mask.as_ref().map(|secret| MaskKey::derive(secret, &place.nonce));
+            let key = place.mask_key.clone().or(derived).ok_or_else(|| {
+                ClientError::new(
+                    ErrorKind::Damaged,
+                    "a segment cannot be rebuilt",
+                    "the view's table does not have its mask key",
+                    "ask whoever shared it to share it again",
+                )
+            })?;
+            let mask = Mask::of_key(key, place.policy());
             let offset = match span {
                 Span::Whole => 0,
                 Span::Window { offset, .. } => offset,

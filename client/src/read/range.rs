@@ -19,10 +19,13 @@ use crate::error::ClientError;
 const JOBS_AT_ONCE: usize = 4;
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
+/// A part and where its sealed chunk begins in the segment that it lies in.
+type Lying = (u32, Part);
+
 /// Parts of chunks that lie in one segment now, or zeros: what one fetch brings.
 pub(crate) enum Job {
     /// Parts, each with the place of its sealed chunk in the segment.
-    Parts(Arc<Place>, Vec<(u32, Part)>),
+    Parts(Arc<Place>, Vec<Lying>),
     /// So many zeros.
     Zeros(u64),
 }
@@ -30,7 +33,7 @@ pub(crate) enum Job {
 /// A job whose bytes are here, still sealed.
 pub(crate) enum Fetched {
     /// Parts and the data that they lie in.
-    Parts(SegmentData, Vec<(u32, Part)>),
+    Parts(SegmentData, Vec<Lying>),
     /// So many zeros.
     Zeros(u64),
 }
@@ -50,7 +53,7 @@ pub(crate) async fn locate(dataset: &Dataset, runs: Vec<Run>, extend: bool) -> R
             Run::Parts(parts) => parts,
         };
         // Chunks of one segment usually still lie in one; those that were moved may not.
-        let mut open: Option<(Arc<Place>, Vec<(u32, Part)>)> = None;
+        let mut open: Option<(Arc<Place>, Vec<Lying>)> = None;
         for part in parts {
             let (place, offset) = dataset.locate(&part.chunk.pointer).await?;
             match &mut open {

@@ -7,8 +7,8 @@ use std::ops::Range;
 use bytes::Bytes;
 use dolmen_proto::head::PlacedSegment;
 use dolmen_proto::ids::{NodeId, SegmentId, ShardRoot};
-use dolmen_proto::limits::FRAME_STORED_BYTES;
-use dolmen_proto::limits::TAG_BYTES;
+use dolmen_proto::keys::MaskKey;
+use dolmen_proto::limits::{FRAME_STORED_BYTES, TAG_BYTES};
 use dolmen_proto::policy::Policy;
 use dolmen_proto::seal::{frames_covering, open_frames};
 use dolmen_proto::segment::{Geometry, SegmentNonce};
@@ -27,11 +27,13 @@ pub(crate) struct Place {
     pub(crate) nonce: SegmentNonce,
     pub(crate) roots: Vec<ShardRoot>,
     pub(crate) holders: Vec<Option<NodeId>>,
+    /// The segment's mask key, where a document says it.
+    pub(crate) mask_key: Option<MaskKey>,
 }
 
 impl Place {
-    /// As a head says.
-    pub(crate) fn of_head(segment: &PlacedSegment, nodes: &Nodes) -> Self {
+    /// As a head says; `mask_key` where the head of a view says it.
+    pub(crate) fn of_head(segment: &PlacedSegment, mask_key: Option<MaskKey>, nodes: &Nodes) -> Self {
         let learn = |node: &NodeEntry| {
             nodes.learn(node.id(), node.addresses());
             node.id()
@@ -42,6 +44,7 @@ impl Place {
             nonce: segment.nonce(),
             roots: segment.holders().iter().map(|holder| holder.root).collect(),
             holders: segment.holders().iter().map(|holder| holder.node.as_ref().map(learn)).collect(),
+            mask_key,
         }
     }
 
@@ -57,6 +60,7 @@ impl Place {
             nonce: row.nonce(),
             roots: row.roots().to_vec(),
             holders: holders.iter().map(|holder| holder.map(learn)).collect(),
+            mask_key: row.mask_key().cloned(),
         }
     }
 

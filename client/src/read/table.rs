@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use dolmen_proto::codec::DocumentError;
 use dolmen_proto::head::TableLocation;
 use dolmen_proto::ids::SegmentId;
-use dolmen_proto::table::{Rows, SegmentRow, TableRoot};
-use dolmen_proto::tree::BlobPointer;
+use dolmen_proto::keys::MaskKey;
+use dolmen_proto::table::{ForwardKey, ForwardRow, Rows, SegmentRow, TableRoot};
+use dolmen_proto::tree::{BlobPointer, TreeItem};
 
 use super::documents::Documents;
 use super::kept::Kept;
@@ -19,6 +20,8 @@ use crate::network::Nodes;
 
 /// Places of segments that are kept.
 const PLACES_KEPT: u64 = 4096;
+/// Places of moved chunks that are kept.
+const MOVED_KEPT: u64 = 32 * 1024;
 
 /// What to tell of a document that is not one.
 pub(crate) fn damaged(error: &DocumentError) -> ClientError {
@@ -45,11 +48,13 @@ pub(crate) struct Table {
     pub(crate) root: TableRoot,
     /// The segment that its root lies in.
     pub(crate) place: Arc<Place>,
-    places: Mutex<Kept<SegmentId, Arc<Place>>>,
+    /// `None`: the table does not have it.
+    places: Mutex<Kept<SegmentId, Option<Arc<Place>>>>,
+    moved: Mutex<Kept<(SegmentId, u32), ForwardRow>>,
 }
 
 impl Table {
-    /// Reads the root blob.
+    /// Reads the root blob; `mask_key` is that of its segment, for the holder of a view.
     ///
     /// # Errors
     /// `Damaged` or `NotNow` when it cannot be read.
@@ -57,18 +62,73 @@ impl Table {
         nodes: &Nodes,
         documents: &Documents,
         location: &TableLocation,
+        mask_key: Option<MaskKey>,
     ) -> Result<Self, ClientError> {
-        let place = Arc::new(Place::of_head(&location.segment, nodes));
+        let place = Arc::new(Place::of_head(&location.segment, mask_key, nodes));
         let pointer = location.root();
         let blob = match documents.here(&pointer).await {
             Some(blob) => blob,
             None => documents.fetch(&place, (pointer.offset, &pointer), &[]).await?,
         };
         let root = TableRoot::parse(&blob, pointer.segment).map_err(|error| damaged(&error))?;
-        Ok(Self { nodes: nodes.clone(), root, place, places: Mutex::new(Kept::new(PLACES_KEPT)) })
+        Ok(Self {
+            nodes: nodes.clone(),
+            root,
+            place,
+            places: Mutex::new(Kept::new(PLACES_KEPT)),
+            moved: Mutex::new(Kept::new(MOVED_KEPT)),
+        })
     }
 
-    fn places(&self) -> MutexGuard<'_, Kept<SegmentId, Arc<Place>>> {
+    /// Where a chunk or blob lies now: its segment's shards, and its offset there; `None` when the table does not have it.
+    ///
+    /// # Errors
+    /// `Damaged` or `NotNow` when rows cannot be read.
+    pub(crate) async fn locate(
+        &self,
+        documents: &Documents,
+        pointer: &BlobPointer,
+    ) -> Result<Option<(Arc<Place>, u32)>, ClientError> {
+        if let Some(place) = self.find(documents, pointer.segment).await? {
+            return Ok(Some((place, pointer.offset)));
+        }
+        match self.forward(documents, pointer.segment, pointer.offset).await? {
+            Some(row) if row.sealed_bytes as usize == pointer.sealed_bytes() => {
+                let place = self.find(documents, row.to_segment).await?;
+                Ok(place.map(|place| (place, row.to_offset)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Where a chunk went whose segment has no row any more; what lies around its row is kept.
+    async fn forward(
+        &self,
+        documents: &Documents,
+        segment: SegmentId,
+        offset: u32,
+    ) -> Result<Option<ForwardRow>, ClientError> {
+        let moved = || self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(tree) = &self.root.forwards else { return Ok(None) };
+        let known = moved().get(&(segment, offset));
+        if known.is_some() {
+            return Ok(known);
+        }
+        let mut walk = tree.walk::<ForwardRow>();
+        let key = ForwardKey { segment, offset };
+        while let Some(pointer) = walk.wanted().cloned() {
+            let blob = self.blob(documents, &pointer).await?;
+            let rows = walk.supply(&blob).map_err(|error| damaged(&error))?;
+            if !rows.is_empty() {
+                rows.iter().for_each(|row| moved().put((row.segment, row.offset), *row, 1));
+                return Ok(rows.into_iter().find(|row| row.label() == key));
+            }
+            walk.seek(&key);
+        }
+        Ok(None)
+    }
+
+    fn places(&self) -> MutexGuard<'_, Kept<SegmentId, Option<Arc<Place>>>> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -81,16 +141,14 @@ impl Table {
             return Ok(Some(Arc::clone(&self.place)));
         }
         let known = self.places().get(&id);
-        if known.is_some() {
+        if let Some(known) = known {
             return Ok(known);
         }
         let found = match self.root.inline_row(id) {
             Some(row) => Some(self.place_of(row)?),
             None => self.search(documents, id).await?,
         };
-        if let Some(place) = &found {
-            self.places().put(id, Arc::clone(place), 1);
-        }
+        self.places().put(id, found.clone(), 1);
         Ok(found)
     }
 
@@ -113,7 +171,7 @@ impl Table {
                     if row.id() == id {
                         found = Some(Arc::clone(&place));
                     }
-                    self.places().put(row.id(), place, 1);
+                    self.places().put(row.id(), Some(place), 1);
                 }
                 return Ok(found);
             }
