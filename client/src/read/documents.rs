@@ -81,7 +81,7 @@ impl Documents {
         Some(self.keep(pointer, blob))
     }
 
-    fn keep(&self, pointer: &BlobPointer, blob: Vec<u8>) -> Arc<Vec<u8>> {
+    pub(crate) fn keep(&self, pointer: &BlobPointer, blob: Vec<u8>) -> Arc<Vec<u8>> {
         let (blob, weight) = (Arc::new(blob), u64::from(pointer.length));
         self.caches().blobs.put((pointer.segment, pointer.offset), Arc::clone(&blob), weight);
         blob

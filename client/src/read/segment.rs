@@ -184,3 +184,78 @@ impl Opener {
             .ok_or_else(|| ClientError::bug("a range is not in its chunk", format!("{part:?}")))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dolmen_proto::seal::{ChunkKey, seal_into, sealed_len};
+    use proptest::prelude::*;
+
+    /// A segment that holds only this, sealed, at `offset`, over four shards; the first of them comes in two parts.
+    fn data(bytes: &[u8], offset: usize) -> SegmentData {
+        let mut payload = vec![0; offset + sealed_len(bytes.len())];
+        seal_into(&ChunkKey::new([1; 32]), bytes, &mut payload[offset..]).unwrap();
+        let geometry = Geometry::for_payload("4/4".parse().unwrap(), payload.len()).unwrap();
+        payload.resize(geometry.data_bytes() as usize, 0);
+        let shards = payload.chunks(geometry.shard_bytes() as usize);
+        SegmentData { geometry, ranges: shards.map(|shard| vec![(0, Bytes::copy_from_slice(shard))]).collect() }
+    }
+
+    fn chunk(bytes: &[u8], unpacked_bytes: Option<u32>) -> Chunk {
+        let (key, segment) = (ChunkKey::new([1; 32]), SegmentId::new([0; 32]));
+        Chunk { pointer: BlobPointer { key, segment, offset: 0, length: bytes.len() as u32 }, unpacked_bytes }
+    }
+
+    fn noise(length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn any_part_of_a_chunk_opens_wherever_the_chunk_lies() {
+        let bytes = noise(300_000);
+        let mut opener = Opener::default();
+        for offset in [0, 16_384, 1_000] {
+            let data = data(&bytes, offset);
+            for part in [0..1, 0..300_000, 16_367..16_369, 70_000..80_000, 299_999..300_000, 16_368..32_736] {
+                let opened = opener.open(&data, &chunk(&bytes, None), offset as u32, &part).unwrap();
+                assert_eq!(opened, &bytes[part]);
+            }
+            let wrong = opener.open(&data, &chunk(&bytes, None), offset as u32 + 1, &(0..5)).unwrap_err();
+            assert_eq!(wrong.kind(), ErrorKind::Damaged);
+        }
+    }
+
+    #[test]
+    fn a_compressed_chunk_opens_to_exactly_what_its_extent_says() {
+        let plain: Vec<u8> = (0..500_000u32).flat_map(|number| (number / 50).to_le_bytes()).collect();
+        let packed = zstd::bulk::compress(&plain, 3).unwrap();
+        let length = plain.len() as u32;
+        let mut opener = Opener::default();
+        let mut open = |packed: &[u8], length: u32, part: Range<usize>| {
+            opener.open(&data(packed, 64), &chunk(packed, Some(length)), 64, &part).map(<[u8]>::to_vec)
+        };
+        assert_eq!(open(&packed, length, 0..plain.len()).unwrap(), plain);
+        assert_eq!(open(&packed, length, 1_234_567..1_234_600).unwrap(), &plain[1_234_567..1_234_600]);
+        for wrong in [length - 1, length + 1, 1, 4 << 20] {
+            assert_eq!(open(&packed, wrong, 0..1).unwrap_err().kind(), ErrorKind::Damaged, "{wrong}");
+        }
+        assert_eq!(open(&packed[..packed.len() - 1], length, 0..1).unwrap_err().kind(), ErrorKind::Damaged);
+        // A frame that states 2^60 bytes and a window of 4 GiB.
+        let bomb = [&[0x28, 0xb5, 0x2f, 0xfd, 0xc0, 0xb0][..], &(1u64 << 60).to_le_bytes(), &[3, 0, 0]].concat();
+        assert_eq!(open(&bomb, 1 << 20, 0..1).unwrap_err().kind(), ErrorKind::Damaged);
+        let twice = [&packed[..], &packed].concat();
+        assert_eq!(open(&twice, length, 0..1).unwrap_err().kind(), ErrorKind::Damaged);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_unpacking_panic(bytes in prop::collection::vec(any::<u8>(), 1..3000), length in 1u32..(4 << 20)) {
+            let frame = [&[0x28, 0xb5, 0x2f, 0xfd][..], &bytes].concat();
+            for packed in [&bytes, &frame] {
+                let _ = Opener::default().open(&data(packed, 0), &chunk(packed, Some(length)), 0, &(0..1));
+            }
+        }
+    }
+}

@@ -226,3 +226,6 @@ impl Table {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
