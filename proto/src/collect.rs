@@ -239,7 +239,7 @@ mod tests {
             for round in 0..rounds {
                 let plan = marks.plan(&table, &forwards);
                 let mut moved = BTreeMap::new();
-                let new = id(100 + u8::try_from(round).unwrap());
+                let new = id(100 + u8::try_from(round).expect("few rounds"));
                 let mut end = 0;
                 for (from, live) in &plan.repack {
                     for chunk in live {

@@ -27,7 +27,7 @@ pub enum Extent {
     Compressed {
         /// The compressed chunk: its length is that of the compressed bytes.
         pointer: ChunkPointer,
-        /// Bytes of the file, more than the compressed ones and at most [`CHUNK_MAX_BYTES`](crate::limits::CHUNK_MAX_BYTES).
+        /// Bytes of the file, more than the compressed ones and at most [`CHUNK_MAX_BYTES`].
         plain_bytes: u32,
     },
     /// Zeros that are not stored.
