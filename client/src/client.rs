@@ -275,6 +275,7 @@ impl Client {
             cores: self.cores.clone(),
             budget_bytes: self.config.memory_budget_bytes,
             cache: Some(BlobCache::new(&self.config.state_folder.join("blobs"))),
+            seen: Some(self.state.seen_heads()),
         }
     }
 

@@ -14,7 +14,6 @@ use serde::{Deserialize, Serialize};
 use crate::error::{ClientError, ErrorKind};
 
 mod journal;
-#[allow(dead_code, reason = "heads are read with it next")]
 mod seen;
 
 pub(crate) use journal::{Journal, JournalHeader, Placed};
@@ -61,7 +60,6 @@ impl State {
     }
 
     /// The newest heads that this client has seen.
-    #[allow(dead_code, reason = "heads are read with it next")]
     pub(crate) fn seen_heads(&self) -> SeenHeads {
         SeenHeads::new(self)
     }

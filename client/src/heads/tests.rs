@@ -1,18 +1,25 @@
 //! Heads over a network in memory: what nodes do to them, and what the client says of it.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use dolmen_proto::codec::Extensions;
-use dolmen_proto::head::{HeadOrder, Holder, PlacedSegment, TableLocation};
-use dolmen_proto::ids::{SegmentId, ShardRoot, SnapshotId};
-use dolmen_proto::keys::{DatasetKeys, VaultSecret};
+use dolmen_proto::head::{Head, HeadOrder, Holder, PlacedSegment, ReadBody, TableLocation};
+use dolmen_proto::heads::{HeadVersion, HeadWriteOutcome};
+use dolmen_proto::ids::{SegmentId, ShardRoot, SnapshotId, Timestamp};
+use dolmen_proto::keys::{DatasetKeys, ReadKeys, VaultSecret};
 use dolmen_proto::limits::{HEAD_NODES_PER_POINT, HEAD_WRITE_QUORUM};
-use dolmen_proto::link::LinkSecret;
+use dolmen_proto::link::{Link, LinkSecret};
 use dolmen_proto::policy::Policy;
 use dolmen_proto::seal::ChunkKey;
 use dolmen_proto::segment::{Geometry, SegmentNonce};
 use dolmen_proto::tree::BlobPointer;
 
+use super::write::Write;
 use super::*;
+use crate::error::{ClientError, ErrorKind};
 use crate::network::memory::{Handle, Manner, Memory};
+use crate::state::{SeenHeads, State};
 
 /// Some nodes, and a dataset with its heads.
 struct World {
@@ -276,6 +283,13 @@ async fn no_answer_is_not_the_answer_that_there_is_nothing() {
     assert!(error.why().contains("0 of 8"), "{error}");
 }
 
+/// The memory of a client, and what it is kept in.
+fn memory() -> (tempfile::TempDir, SeenHeads) {
+    let folder = tempfile::tempdir().unwrap();
+    let seen = State::open(folder.path()).unwrap().seen_heads();
+    (folder, seen)
+}
+
 #[tokio::test]
 async fn an_older_head_than_one_seen_before_is_refused_by_name_wherever_it_lies() {
     let world = World::new(20);
@@ -283,29 +297,63 @@ async fn an_older_head_than_one_seen_before_is_refused_by_name_wherever_it_lies(
     let new = world.head(Some(&old), 2);
     world.plant(0..8, &old).await;
     let link = Link::new(LinkSecret::ReadLive(world.keys.read.clone()), Vec::new()).unwrap();
-    let error = read(&world.nodes, &link, Some(HeadVersion::from(&new))).await.unwrap_err();
+    let (_folder, seen) = memory();
+    let read = async || read(&world.nodes, &link, Some(&seen)).await.map(|(version, _)| version);
+    assert_eq!(read().await, Ok(HeadVersion::from(&old)));
+    assert_eq!(read().await, Ok(HeadVersion::from(&old)), "the one that was seen is no older one");
+    world.plant(7..8, &new).await;
+    assert_eq!(read().await, Ok(HeadVersion::from(&new)));
+    // Another client sees what nodes show; this one remembers.
+    world.plant(7..8, &old).await;
+    assert_eq!(world.read().await, Ok(1));
+    let error = read().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotNow);
     assert!(error.why().contains("number 2 was seen") && error.why().contains("number 1"), "{error}");
-    let (version, _) = read(&world.nodes, &link, Some(HeadVersion::from(&old))).await.unwrap();
-    assert_eq!(version, HeadVersion::from(&old), "the one that was seen is no older one");
-    world.plant(7..8, &new).await;
-    let (version, _) = read(&world.nodes, &link, Some(HeadVersion::from(&new))).await.unwrap();
-    assert_eq!(version, HeadVersion::from(&new));
+    assert_eq!(world.read_frozen().await, Ok(1), "a frozen link is to the first head, whatever came after");
+    world.plant(3..4, &new).await;
+    assert_eq!(read().await, Ok(HeadVersion::from(&new)));
 }
 
-#[tokio::test]
-async fn a_rival_that_a_head_displaces_does_not_hinder_it() {
-    let world = World::new(10);
+/// Two heads of one sequence, the one that loses first.
+fn rivals(world: &World) -> [Head; 2] {
     let first = world.head(None, 1);
     let mut rivals = [world.head(Some(&first), 3), world.head(Some(&first), 4)];
     rivals.sort_by_key(|head| HeadVersion::from(head));
-    let [loser, winner] = rivals;
+    rivals
+}
+
+#[tokio::test]
+async fn a_rival_that_a_head_displaces_is_brought_home() {
+    let world = World::new(10);
+    let [loser, winner] = rivals(&world);
     world.publish(&loser).await.unwrap();
-    let points = world.points();
-    let until = world.until();
-    let write = Write { nodes: world.nodes.clone(), points, head: winner, until, reason: Arc::default() };
-    let HeadWriteOutcome::Written { certain, forks, .. } = write.run(None).await.unwrap() else {
+    let writing = Write::new(&world.nodes, &world.locator, &winner, world.until());
+    let HeadWriteOutcome::Written { certain, forks, .. } = writing.run(None).await.unwrap() else {
         panic!("not written")
     };
     assert_eq!((certain, forks), (true, vec![HeadVersion::from(&loser)]), "whoever wins is told of the fork");
+
+    let world = World::new(10);
+    world.publish(&loser).await.unwrap();
+    let published = write(&world.nodes, &world.locator, &winner, world.until(), None).await.unwrap();
+    let Published::Written { forks } = published else { panic!("it wins") };
+    assert_eq!(forks, [loser.clone()]);
+    let published = write(&world.nodes, &world.locator, &loser, world.until(), None).await.unwrap();
+    assert!(matches!(published, Published::Superseded));
+}
+
+#[tokio::test]
+async fn a_reader_is_shown_forks_and_puts_the_newest_where_it_is_missing() {
+    let world = World::new(20);
+    let [loser, winner] = rivals(&world);
+    world.plant(0..3, &loser).await;
+    world.plant(3..8, &winner).await;
+    let wanted = Wanted::of_owner(&world.keys.read).unwrap();
+    let found = find(&world.nodes, &wanted, None).await.unwrap();
+    assert_eq!(found.head, winner);
+    assert_eq!(found.forks.iter().map(|(head, _)| head).collect::<Vec<_>>(), [&loser]);
+    found.put_again(&world.nodes, world.until()).await;
+    assert_eq!(world.reached(&winner), HEAD_POINTS);
+    let again = find(&world.nodes, &wanted, None).await.unwrap();
+    assert!(again.forks.is_empty() && again.stale.is_empty());
 }

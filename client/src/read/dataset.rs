@@ -24,6 +24,7 @@ use crate::cores::Cores;
 use crate::error::{ClientError, ErrorKind};
 use crate::heads;
 use crate::network::Nodes;
+use crate::state::SeenHeads;
 
 /// Blobs that are fetched with the one that is wanted, and their sealed bytes.
 const AHEAD_BLOBS: usize = 16;
@@ -39,6 +40,8 @@ pub(crate) struct Reading {
     pub(crate) cores: Cores,
     pub(crate) budget_bytes: u64,
     pub(crate) cache: Option<BlobCache>,
+    /// The newest heads seen: an older one is not taken.
+    pub(crate) seen: Option<SeenHeads>,
 }
 
 /// A snapshot of a dataset that can be read. Clones share what is kept.
@@ -79,7 +82,7 @@ impl Dataset {
     /// # Errors
     /// As [`heads::read`]; `Damaged` or `NotNow` when documents cannot be read.
     pub(crate) async fn open(reading: &Reading, link: &Link, everything: bool) -> Result<Self, ClientError> {
-        let (_, body) = heads::read(&reading.nodes, link, None).await?;
+        let (_, body) = heads::read(&reading.nodes, link, reading.seen.as_ref()).await?;
         Self::of_body(reading, &body, everything).await
     }
 
@@ -88,7 +91,7 @@ impl Dataset {
     /// # Errors
     /// `Damaged` or `NotNow` when documents cannot be read.
     pub(crate) async fn of_body(reading: &Reading, body: &ReadBody, everything: bool) -> Result<Self, ClientError> {
-        let Reading { nodes, cores, budget_bytes, cache } = reading;
+        let Reading { nodes, cores, budget_bytes, cache, seen: _ } = reading;
         // Documents are kept between reads, so they must not share a budget with contents that wait for memory: what is
         // kept is bounded by itself.
         let fetcher = Fetcher::new(nodes.clone(), cores.clone(), Budget::new(u64::MAX), Some(body.mask_secret.clone()));
