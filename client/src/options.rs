@@ -22,6 +22,12 @@ pub struct PutOptions {
     pub link_bootstrap: Vec<String>,
     /// A message for the snapshot, at most 4 KiB.
     pub message: String,
+    /// Patterns, as `.gitignore` has them, of what is left out; relative to the folder that is put.
+    pub exclude: Vec<String>,
+    /// What the destination has and the source has not goes from the new snapshot; what `exclude` leaves out stays.
+    pub delete: bool,
+    /// Files are unchanged when their contents are, whatever their times say; otherwise size and time decide.
+    pub checksum: bool,
 }
 
 /// Where a get writes.

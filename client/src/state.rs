@@ -120,6 +120,11 @@ impl State {
         self.folder.join("uploads").join(to_hex(&blake3::derive_key(FINGERPRINT_CONTEXT, link_secret)[..16]))
     }
 
+    /// Where files lie that mean nothing to anybody but the process that made them.
+    pub(crate) fn scratch(&self) -> PathBuf {
+        self.journals()
+    }
+
     fn journals(&self) -> PathBuf {
         self.folder.join("journals")
     }

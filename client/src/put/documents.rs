@@ -1,105 +1,162 @@
-//! Manifest and table: what was stored, written down as blobs in document segments.
+//! Documents: blobs sealed into segments of their own, which are sent while more are written.
 //!
-//! Decides when a document segment closes and in which order documents are built: folders from the bottom up, then
-//! the snapshot, then, once the places of all these are known, the table. Their formats are `dolmen-proto`'s.
+//! Decides when a document segment closes and which blobs are not stored because they lie somewhere already. What
+//! documents say is decided elsewhere, their formats are `dolmen-proto`'s.
 
-use std::collections::{BTreeMap, HashMap};
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use dolmen_proto::codec::{Extensions, Needs};
-use dolmen_proto::head::{Holder, PlacedSegment, TableLocation};
-use dolmen_proto::ids::{ChunkId, NodeId, SnapshotId, Timestamp};
-use dolmen_proto::manifest::{
-    Entry, EntryKind, Extent, ExtentListBuilder, FileEntry, FolderBuilder, FolderEntry, Name, Snapshot, snapshot_id,
-};
+use dolmen_proto::ids::{ChunkId, SegmentId, SnapshotId};
+use dolmen_proto::manifest::snapshot_id;
 use dolmen_proto::pack::Packer;
-use dolmen_proto::policy::Policy;
 use dolmen_proto::seal::{Codec, chunk_key, seal_into, sealed_len};
-use dolmen_proto::table::{NodeEntry, RowKind, RowListBuilder, Rows, SegmentRow, TableRoot};
-use dolmen_proto::tree::{BlobPointer, BlobSink, BuildError, ProvisionalIds};
+use dolmen_proto::tree::{BlobPointer, BlobSink, BuildError, ProvisionalIds, SELF_SEGMENT};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::content::{ChunkPlace, Contents, FileState, Piece};
-use super::segment::{Encoded, Workshop};
+use super::parent::Known;
+use super::segment::Workshop;
 use super::send::{Sender, Stored};
-use super::walk::{Kind, Tree};
-use crate::error::{ClientError, ErrorKind};
-use crate::network::Nodes;
-use crate::read::SINGLE_EXTENSION;
-use crate::report::FailedFile;
+use crate::error::ClientError;
 
 /// Most bytes of a document segment's payload: documents are coded so redundantly that full ones would take several
 /// times the memory of content.
 pub(crate) const DOCUMENT_SEGMENT_BYTES: usize = 8 * 1024 * 1024;
+/// Document segments are numbered from here, so that their places do not depend on how many content segments there are.
+const FIRST_NUMBER: u64 = 1 << 32;
 
-/// A segment of documents that is being written.
+/// A segment of documents that is being written. Its bytes are not taken from the budget until it is closed: it is
+/// held while contents are waited for, which need the budget.
 struct Open {
     packer: Packer,
     chunks: Vec<(ChunkId, u32)>,
     data: BytesMut,
-    held: crate::budget::Held,
     /// Blobs in it, so that equal ones (empty folders) lie in it once.
     blobs: HashMap<ChunkId, u32>,
 }
 
 /// Seals blobs into document segments. Computes and waits on the calling thread, which must not be one of tokio's.
-struct Sink {
+pub(crate) struct Sink {
     workshop: Workshop,
+    sender: Arc<Sender>,
     runtime: Handle,
     open: Option<Open>,
     ids: ProvisionalIds,
-    closed: mpsc::Sender<Encoded>,
+    known: Known,
+    /// Segments that blobs put lately lie in, stored before or not; the open one by its provisional id.
+    touched: RefCell<BTreeSet<SegmentId>>,
+    avoid: BTreeSet<SegmentId>,
+    number: u64,
+    sending: JoinSet<Result<(u64, Stored), ClientError>>,
+    stored: Vec<(u64, Stored)>,
     /// Hash of the sealed bytes of the blob that was put last.
     last: Option<SnapshotId>,
 }
 
+impl std::fmt::Debug for Sink {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Sink(..)")
+    }
+}
+
 impl Sink {
-    fn new(workshop: &Workshop, runtime: Handle, closed: mpsc::Sender<Encoded>) -> Self {
-        Self { workshop: workshop.clone(), runtime, open: None, ids: ProvisionalIds::new(), closed, last: None }
+    /// The id of the snapshot whose root is the blob that was put last.
+    pub(crate) fn last_id(&self) -> Option<SnapshotId> {
+        self.last
     }
 
-    fn close(&mut self) -> Result<(), ClientError> {
+    /// The segments that blobs put since the last time lie in; the open one is not named.
+    pub(crate) fn touched(&self) -> BTreeSet<SegmentId> {
+        let touched = self.touched.take();
+        touched.into_iter().map(|segment| self.ids.now(segment)).filter(|id| *id != SELF_SEGMENT).collect()
+    }
+
+    /// The open segment by its provisional id; `None` when nothing is in it.
+    pub(crate) fn open_id(&self) -> Option<SegmentId> {
+        self.open.as_ref().map(|_| self.ids.open())
+    }
+
+    /// The id of a segment that was named provisionally, when it is closed.
+    pub(crate) fn settled_id(&self, segment: SegmentId) -> SegmentId {
+        self.ids.now(segment)
+    }
+
+    /// From now on blobs that lie in these segments are stored again.
+    pub(crate) fn avoid(&mut self, segments: BTreeSet<SegmentId>) {
+        self.avoid = segments;
+    }
+
+    /// Whether a blob of `length` bytes fits the open segment.
+    pub(crate) fn has_room(&self, length: usize) -> bool {
+        self.open.as_ref().is_none_or(|open| open.packer.clone().push(sealed_len(length)).is_some())
+    }
+
+    /// Waits until all segments that are closed are stored; gives those since [`Documents::close`], in order.
+    ///
+    /// # Errors
+    /// As [`Sender::send`].
+    pub(crate) fn settle(&mut self) -> Result<impl Iterator<Item = &Stored>, ClientError> {
+        while let Some(done) = self.runtime.block_on(self.sending.join_next()) {
+            self.stored.push(sent(done)?);
+        }
+        self.stored.sort_by_key(|(number, _)| *number);
+        Ok(self.stored.iter().map(|(_, stored)| stored))
+    }
+
+    /// Closes the open segment, if there is one, and sends it on its way.
+    ///
+    /// # Errors
+    /// When an earlier one could not be sent; `Bug`.
+    pub(crate) fn close(&mut self) -> Result<(), ClientError> {
         let Some(open) = self.open.take() else { return Ok(()) };
-        let encoded = self.workshop.encode(&open.packer, &open.chunks, open.data, open.held)?;
+        while let Some(done) = self.sending.try_join_next() {
+            self.stored.push(sent(done)?);
+        }
+        let policy = self.workshop.policy;
+        let bytes = open.packer.payload_bytes() as u64 * u64::from(policy.n()) / u64::from(policy.k());
+        let held = self.runtime.block_on(self.workshop.budget.take(bytes));
+        let encoded = self.workshop.encode(&open.packer, &open.chunks, open.data, held)?;
         self.ids.close(encoded.id);
-        // The receiver is gone only when sending failed, and that failure is the one to report.
-        let _ = self.closed.blocking_send(encoded);
+        let (sender, number) = (Arc::clone(&self.sender), self.number);
+        self.number += 1;
+        let send = async move { Ok((number, sender.send(encoded, number).await?)) };
+        self.sending.spawn_on(send, &self.runtime);
         Ok(())
     }
+}
 
-    /// Ends the last segment; gives what provisional ids have come to.
-    fn finish(mut self) -> Result<ProvisionalIds, ClientError> {
-        self.close()?;
-        Ok(self.ids)
-    }
+type Joined = Result<Result<(u64, Stored), ClientError>, tokio::task::JoinError>;
+
+fn sent(done: Joined) -> Result<(u64, Stored), ClientError> {
+    done.map_err(|error| ClientError::bug("sending a segment failed", error))?
 }
 
 impl BlobSink for Sink {
     type Error = ClientError;
 
     fn make_room(&mut self, length: usize) -> Result<(), ClientError> {
-        let fits = |open: &Open| open.packer.clone().push(sealed_len(length)).is_some();
-        if self.open.as_ref().is_some_and(|open| !fits(open)) {
+        if !self.has_room(length) {
             self.close()?;
         }
-        if self.open.is_none() {
-            let held = self.runtime.block_on(self.workshop.budget.take(self.workshop.footprint_bytes()));
-            self.open = Some(Open {
-                packer: Packer::with_segment_bytes(self.workshop.policy, self.workshop.segment_bytes),
-                chunks: Vec::new(),
-                data: BytesMut::zeroed(self.workshop.capacity_bytes()),
-                held,
-                blobs: HashMap::new(),
-            });
-        }
+        self.open.get_or_insert_with(|| Open {
+            packer: Packer::with_segment_bytes(self.workshop.policy, self.workshop.segment_bytes),
+            chunks: Vec::new(),
+            data: BytesMut::zeroed(self.workshop.capacity_bytes()),
+            blobs: HashMap::new(),
+        });
         Ok(())
     }
 
-    fn segment_now(&self, segment: dolmen_proto::ids::SegmentId) -> dolmen_proto::ids::SegmentId {
+    fn segment_now(&self, segment: SegmentId) -> SegmentId {
         self.ids.now(segment)
+    }
+
+    fn known(&self, resolved: &[u8]) -> Option<BlobPointer> {
+        let pointer = self.known.find(resolved).filter(|pointer| !self.avoid.contains(&pointer.segment))?;
+        self.touched.borrow_mut().insert(pointer.segment);
+        Some(pointer)
     }
 
     fn put(&mut self, blob: Vec<u8>) -> Result<BlobPointer, ClientError> {
@@ -121,283 +178,88 @@ impl BlobSink for Sink {
         };
         let at = offset as usize;
         self.last = Some(snapshot_id(&open.data[at..at + sealed_len(blob.len())]));
-        Ok(BlobPointer { key, segment: self.ids.open(), offset, length })
+        let segment = self.ids.open();
+        self.touched.borrow_mut().insert(segment);
+        Ok(BlobPointer { key, segment, offset, length })
     }
 }
 
-fn built(error: BuildError<ClientError>) -> ClientError {
+pub(crate) fn built(error: BuildError<ClientError>) -> ClientError {
     match error {
         BuildError::Sink(error) => error,
         BuildError::Document(error) => ClientError::bug("could not write a document", error),
     }
 }
 
-/// Builds documents on a thread of its own while their segments are sent.
-async fn write<T: Send + 'static>(
-    workshop: &Workshop,
-    sender: &Arc<Sender>,
-    first_number: u64,
-    build: impl FnOnce(&mut Sink) -> Result<T, ClientError> + Send + 'static,
-) -> Result<(T, ProvisionalIds, Vec<Stored>), ClientError> {
-    let (closed, mut segments) = mpsc::channel(1);
-    let mut sink = Sink::new(workshop, Handle::current(), closed);
-    let building = tokio::task::spawn_blocking(move || {
-        let value = build(&mut sink)?;
-        Ok::<_, ClientError>((value, sink.finish()?))
-    });
-    let mut sending = JoinSet::new();
-    let mut number = first_number;
-    while let Some(segment) = segments.recv().await {
-        let sender = Arc::clone(sender);
-        sending.spawn(async move { (number, sender.send(segment, number).await) });
-        number += 1;
-    }
-    let (value, ids) = building.await.map_err(|error| ClientError::bug("writing documents failed", error))??;
-    let mut stored = BTreeMap::new();
-    while let Some(done) = sending.join_next().await {
-        let (number, segment) = done.map_err(|error| ClientError::bug("sending a segment failed", error))?;
-        stored.insert(number, segment?);
-    }
-    Ok((value, ids, stored.into_values().collect()))
-}
-
-/// The same pointer with the id of its segment, which is closed now.
-fn settled(mut pointer: BlobPointer, ids: &ProvisionalIds) -> BlobPointer {
-    pointer.segment = ids.now(pointer.segment);
-    pointer
-}
-
-/// A snapshot that is stored.
+/// The documents of one operation: written one after the other, into the same segments.
 #[derive(Debug)]
-pub(crate) struct Manifest {
-    pub(crate) root: BlobPointer,
-    pub(crate) id: SnapshotId,
-    pub(crate) files: u64,
-    pub(crate) bytes: u64,
-    pub(crate) segments: Vec<Stored>,
-    pub(crate) failed: Vec<FailedFile>,
+pub(crate) struct Documents {
+    /// Gone while something is built, and for good when that was broken off.
+    sink: Option<Box<Sink>>,
 }
 
-/// What a snapshot says of itself.
-pub(crate) struct About {
-    pub(crate) created: Timestamp,
-    pub(crate) message: String,
-    pub(crate) salt: [u8; 32],
-    /// A file was put, not a folder that has one.
-    pub(crate) single: bool,
-}
-
-/// Writes the manifest of what was stored.
-///
-/// # Errors
-/// As [`Sender::send`].
-pub(crate) async fn manifest(
-    tree: &Arc<Tree>,
-    contents: &Arc<Contents>,
-    about: About,
-    workshop: &Workshop,
-    sender: &Arc<Sender>,
-) -> Result<Manifest, ClientError> {
-    let (tree, contents_shared) = (Arc::clone(tree), Arc::clone(contents));
-    let build = move |sink: &mut Sink| {
-        let mut folders = Folders { tree: &tree, contents: &contents_shared, failed: Vec::new(), plain_bytes: 0 };
-        let root = folders.folder(&tree.root, sink)?;
-        let (files, failed, plain_bytes) = (root.totals.files, folders.failed, folders.plain_bytes);
-        let mut extensions = Extensions::default();
-        if about.single {
-            extensions
-                .insert(SINGLE_EXTENSION, Vec::new())
-                .map_err(|error| ClientError::bug("could not write a snapshot", error))?;
-        }
-        let snapshot = Snapshot {
-            needs: Needs::NONE,
-            created: about.created,
-            message: about.message,
-            parent: None,
-            salt: about.salt,
-            root,
-            extensions,
+impl Documents {
+    pub(crate) fn new(workshop: Workshop, sender: Arc<Sender>, known: Known) -> Self {
+        let sink = Sink {
+            workshop,
+            sender,
+            runtime: Handle::current(),
+            open: None,
+            ids: ProvisionalIds::new(),
+            known,
+            touched: RefCell::default(),
+            avoid: BTreeSet::new(),
+            number: FIRST_NUMBER,
+            sending: JoinSet::new(),
+            stored: Vec::new(),
+            last: None,
         };
-        let pointer = snapshot.put(sink).map_err(built)?;
-        let id = sink.last.ok_or_else(|| ClientError::bug("a snapshot has no id", "its root was not sealed"))?;
-        Ok((pointer, id, files, plain_bytes, failed))
-    };
-    let first_number = contents.segments.len() as u64;
-    let ((pointer, id, files, bytes, failed), ids, segments) = write(workshop, sender, first_number, build).await?;
-    Ok(Manifest { root: settled(pointer, &ids), id, files, bytes, segments, failed })
-}
-
-struct Folders<'a> {
-    tree: &'a Tree,
-    contents: &'a Contents,
-    failed: Vec<FailedFile>,
-    plain_bytes: u64,
-}
-
-impl Folders<'_> {
-    /// One folder's tree, those below it first; as deep as the walk went, which is bounded.
-    fn folder(&mut self, children: &[u32], sink: &mut Sink) -> Result<FolderEntry, ClientError> {
-        let mut builder = FolderBuilder::new();
-        for &position in children {
-            if let Some(entry) = self.entry(position, sink)? {
-                builder.push(entry, sink).map_err(built)?;
-            }
-        }
-        builder.finish(sink).map_err(built)
+        Self { sink: Some(Box::new(sink)) }
     }
 
-    fn entry(&mut self, position: u32, sink: &mut Sink) -> Result<Option<Entry>, ClientError> {
-        let item = &self.tree.items[position as usize];
-        let name = match Name::new(item.name.to_vec()) {
-            Ok(name) => name,
-            Err(error) => return Ok(self.fail(position, format!("its name {error}"))),
-        };
-        let (mode, mtime_ns, kind) = match &item.kind {
-            Kind::Folder(children) => (item.mode, item.mtime_ns, EntryKind::Folder(self.folder(children, sink)?)),
-            Kind::Symlink(target) => (item.mode, item.mtime_ns, EntryKind::Symlink { target: target.clone() }),
-            Kind::File => match self.contents.files.get(&position) {
-                Some(FileState::Read { read, pieces }) => {
-                    let mut extents = ExtentListBuilder::new();
-                    for piece in pieces {
-                        extents.push(self.extent(piece)?, sink).map_err(built)?;
-                    }
-                    let extents = extents.finish(sink).map_err(built)?;
-                    let file = FileEntry { size_bytes: read.size, hash: Some(read.hash), extents };
-                    (read.mode, read.mtime_ns, EntryKind::File(file))
-                }
-                Some(FileState::Failed(reason)) => return Ok(self.fail(position, reason.clone())),
-                None => return Err(ClientError::bug("a file was lost on the way", self.tree.path(position).display())),
-            },
-        };
-        Ok(Some(Entry::new(name, mode, mtime_ns, kind)))
+    /// Builds on a thread that may block, while segments are sent. Pointers that come out of it carry provisional ids until
+    /// [`Documents::close`].
+    ///
+    /// # Errors
+    /// Whatever `build` fails with, sending included.
+    pub(crate) async fn build<T, E>(
+        &mut self,
+        build: impl FnOnce(&mut Sink) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<ClientError> + Send + 'static,
+    {
+        let gone = || ClientError::bug("could not write documents", "writing them was broken off before");
+        let mut sink = self.sink.take().ok_or_else(gone)?;
+        let building = tokio::task::spawn_blocking(move || {
+            let value = build(&mut sink);
+            (sink, value)
+        });
+        let (sink, value) = building.await.map_err(|error| ClientError::bug("writing documents failed", error))?;
+        self.sink = Some(sink);
+        value
     }
 
-    fn fail(&mut self, position: u32, reason: String) -> Option<Entry> {
-        self.failed.push(FailedFile { path: self.tree.path(position).display().to_string(), reason });
-        None
-    }
-
-    fn extent(&mut self, piece: &Piece) -> Result<Extent, ClientError> {
-        let lost = || ClientError::bug("a chunk was lost on the way", "its segment is not stored");
-        Ok(match piece {
-            Piece::Hole(length_bytes) => Extent::Hole { length_bytes: *length_bytes },
-            Piece::Chunk(number) => {
-                let chunks = &self.contents.chunks;
-                let ChunkPlace { key, segment, offset, length } = chunks.get(*number as usize).ok_or_else(lost)?;
-                let segment = self.contents.segments.get(*segment as usize).ok_or_else(lost)?.id;
-                self.plain_bytes += u64::from(*length);
-                Extent::Chunk(BlobPointer { key: key.clone(), segment, offset: *offset, length: *length })
-            }
+    /// Closes the open segment and waits until all are stored; gives those since the last time, in order, and what makes
+    /// of pointers what they are from now on.
+    ///
+    /// # Errors
+    /// As [`Sender::send`].
+    pub(crate) async fn close(&mut self) -> Result<Vec<Stored>, ClientError> {
+        self.build(|sink| {
+            sink.close()?;
+            sink.settle()?;
+            Ok(std::mem::take(&mut sink.stored).into_iter().map(|(_, stored)| stored).collect())
         })
+        .await
     }
-}
 
-/// A base table that is stored.
-#[derive(Debug)]
-pub(crate) struct Table {
-    pub(crate) location: TableLocation,
-    pub(crate) segments: Vec<Stored>,
-}
-
-/// Writes the base table of these segments.
-///
-/// # Errors
-/// As [`Sender::send`]; `Refused` when the table would be too large for this release.
-pub(crate) async fn table(
-    policy: Policy,
-    content: &[Stored],
-    documents: &[Stored],
-    nodes: &Nodes,
-    workshop: &Workshop,
-    sender: &Arc<Sender>,
-) -> Result<Table, ClientError> {
-    let mut list = NodeList { nodes, numbers: BTreeMap::new(), entries: Vec::new() };
-    let content_rows = content.iter().map(|stored| list.row(RowKind::Content, stored));
-    let mut rows = content_rows.collect::<Result<Vec<_>, _>>()?;
-    for stored in documents {
-        rows.push(list.row(RowKind::Documents, stored)?);
-    }
-    rows.sort_by_key(SegmentRow::id);
-    rows.dedup_by_key(|row| row.id());
-    let first_number = (content.len() + documents.len()) as u64;
-
-    let build = |sink: &mut Sink| {
-        let mut builder = RowListBuilder::new();
-        for row in rows {
-            builder.push(row, sink).map_err(built)?;
+    /// The same pointer with the id of its segment, when that is closed.
+    pub(crate) fn settled(&self, mut pointer: BlobPointer) -> BlobPointer {
+        if let Some(sink) = &self.sink {
+            pointer.segment = sink.ids.now(pointer.segment);
         }
-        builder.finish(sink).map_err(built)
-    };
-    let (mut rows, ids, mut segments) = write(workshop, sender, first_number, build).await?;
-    if let Rows::Tree { root, .. } = &mut rows {
-        root.segment = ids.now(root.segment);
-    }
-    let further = segments.iter().map(|stored| list.row(RowKind::Documents, stored));
-    let mut further = further.collect::<Result<Vec<_>, _>>()?;
-    further.sort_by_key(SegmentRow::id);
-
-    let root = TableRoot {
-        policy,
-        nodes: list.entries,
-        stewards: Vec::new(),
-        rows,
-        further,
-        receipts: None,
-        forwards: None,
-        leaving: None,
-        extensions: Extensions::default(),
-    };
-    let first_number = first_number + segments.len() as u64;
-    let (root, _, last) = write(workshop, sender, first_number, move |sink| root.put(sink).map_err(built)).await?;
-    let [stored] = last.as_slice() else {
-        return Err(ClientError::bug("could not write the table", "its root is not one blob"));
-    };
-    let holders = stored
-        .roots
-        .iter()
-        .zip(&stored.nodes)
-        .map(|(root, node)| Holder { root: *root, node: node.map(|node| NodeEntry::new(node, nodes.addresses(node))) });
-    let segment = PlacedSegment::new(stored.geometry, stored.nonce, holders.collect())
-        .map_err(|error| ClientError::bug("could not place the table", error))?;
-    let location = TableLocation { segment, key: root.key, offset: root.offset, length: root.length };
-    segments.extend(last);
-    Ok(Table { location, segments })
-}
-
-/// The nodes that rows refer to by number.
-struct NodeList<'a> {
-    nodes: &'a Nodes,
-    numbers: BTreeMap<NodeId, u32>,
-    entries: Vec<NodeEntry>,
-}
-
-impl NodeList<'_> {
-    fn row(&mut self, kind: RowKind, stored: &Stored) -> Result<SegmentRow, ClientError> {
-        let mut numbers = Vec::with_capacity(stored.nodes.len());
-        for node in &stored.nodes {
-            numbers.push(match node {
-                Some(node) => Some(self.number(*node)?),
-                None => None,
-            });
-        }
-        SegmentRow::new(kind, stored.geometry, stored.nonce, stored.roots.clone(), numbers)
-            .map_err(|error| ClientError::bug("could not write a table's row", error))
-    }
-
-    fn number(&mut self, node: NodeId) -> Result<u32, ClientError> {
-        if let Some(number) = self.numbers.get(&node) {
-            return Ok(*number);
-        }
-        let number = u32::try_from(self.entries.len()).map_err(|_| {
-            ClientError::new(
-                ErrorKind::Refused,
-                "could not write the table",
-                "it names too many nodes",
-                "put less at once",
-            )
-        })?;
-        self.entries.push(NodeEntry::new(node, self.nodes.addresses(node)));
-        self.numbers.insert(node, number);
-        Ok(number)
+        pointer
     }
 }

@@ -1,50 +1,67 @@
 //! Files read, cut into chunks and handed on in blocks, in the order of the walk.
 //!
 //! Decides where holes lie, whether a file held still while it was read, and what becomes of one that did not: it is
-//! read once more, then given up. Never seals and never knows what a segment is. Runs on a thread of its own.
+//! read once more, then given up. A file that may be the base's by its contents is hashed before it is cut. Never seals
+//! and never knows what a segment is. Runs on a thread of its own.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use dolmen_proto::chunk::Cutter;
+use dolmen_proto::manifest::{Entry, EntryKind};
+use tokio::io::AsyncReadExt;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use super::walk::{Tree, mtime_ns, permission_bits};
+use super::part::{FileRead, Meta};
+use super::source::Stream;
+use super::walk::{Found, Origin, mtime_ns, permission_bits, weight};
 use crate::budget::{Budget, Pool};
 
 /// Times that a file which changes while it is read is read again.
 const RETRIES: u32 = 1;
+/// Steps after which a block is sent though it has room, and what they may take in memory: files may be empty, and
+/// those that are not read come as whole entries.
+const STEPS_MAX: usize = 4096;
+const STEPS_MAX_BYTES: usize = 1024 * 1024;
+/// What is hashed at a time of a file that may not have to be cut.
+const HASH_BYTES: usize = 256 * 1024;
 
-/// Steps after which a block is sent though it has room: files may be empty.
-const STEPS_MAX: usize = 16 * 1024;
+/// What a file is to the base.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    New,
+    Changed,
+}
 
-/// Something found while reading, in order.
+/// Something found or read, in the order of the manifest.
 #[derive(Debug)]
 pub(crate) enum Step {
-    /// A file is read from its start; whatever was read of it before is void.
-    Begin(u32),
+    /// What follows lies in this folder.
+    Enter(Meta),
+    /// The folder is complete.
+    Leave,
+    /// An entry that is complete and no file of the source.
+    Whole(Box<Entry>),
+    /// A file of the source that the base has.
+    Unchanged(Box<Entry>),
+    /// So many files of the base are not in the new snapshot.
+    Removed(u64),
+    /// A file is read from its start.
+    Begin(Meta, Change),
     /// The next bytes of the file: `length` bytes of the block, from `start`.
     Chunk { start: usize, length: usize },
     /// The next bytes of the file are so many zeros that were never written.
     Hole(u64),
     /// The file is read whole and did not change meanwhile.
     End(FileRead),
-    /// The file could not be read: it will not be in the snapshot.
-    Failed(String),
-}
-
-/// What a file was when it was read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct FileRead {
-    pub(crate) size: u64,
-    pub(crate) mode: u32,
-    pub(crate) mtime_ns: i64,
-    /// BLAKE3 of the whole contents, holes as zeros.
-    pub(crate) hash: [u8; 32],
+    /// The file has changed: whatever was read of it is void.
+    Abandon,
+    /// Something could not be read; what the base has in its place stays.
+    Failed { path: PathBuf, reason: String, base: Option<Box<Entry>> },
 }
 
 /// A stretch of memory with the contents of one or many files, and what is in it.
@@ -55,8 +72,8 @@ pub(crate) struct Block {
 }
 
 /// Reads files one after the other into blocks.
-pub(crate) struct Reader<'a> {
-    pub(crate) tree: &'a Tree,
+pub(crate) struct Reader {
+    pub(crate) found: mpsc::Receiver<Vec<Found>>,
     pub(crate) cutter: Cutter,
     pub(crate) budget: Budget,
     pub(crate) pool: Pool<Vec<u8>>,
@@ -91,20 +108,74 @@ struct Filling {
     held: Option<crate::budget::Held>,
     buffer: Vec<u8>,
     steps: Vec<Step>,
+    steps_bytes: usize,
     /// Start of what is not cut yet.
     cut: usize,
+    /// A file has begun and not ended.
+    begun: bool,
 }
 
-impl Reader<'_> {
-    /// Reads all files of the tree; ends early when nobody receives the blocks any more. Blocks the thread.
-    pub(crate) fn run(self) {
+impl Filling {
+    fn step(&mut self, step: Step) {
+        match &step {
+            Step::Begin(..) => self.begun = true,
+            Step::End(_) | Step::Abandon => self.begun = false,
+            _ => {}
+        }
+        self.steps_bytes += match &step {
+            Step::Whole(entry) | Step::Unchanged(entry) => weight(entry),
+            Step::Failed { base: Some(entry), .. } => weight(entry),
+            _ => 100,
+        };
+        self.steps.push(step);
+    }
+
+    /// Forgets what was read of a file that has failed.
+    fn void(&mut self) {
+        self.buffer.truncate(self.cut);
+        if self.begun {
+            self.step(Step::Abandon);
+        }
+    }
+}
+
+/// The bytes of a file on disk, or those that a caller brings.
+trait Bring {
+    /// Appends up to so many bytes; gives how many, fewer only at the end.
+    fn bring(&mut self, wanted: u64, buffer: &mut Vec<u8>) -> io::Result<u64>;
+}
+
+impl Bring for &File {
+    fn bring(&mut self, wanted: u64, buffer: &mut Vec<u8>) -> io::Result<u64> {
+        Ok(self.take(wanted).read_to_end(buffer)? as u64)
+    }
+}
+
+struct Caller<'a> {
+    stream: &'a mut Stream,
+    runtime: &'a Handle,
+}
+
+impl Bring for Caller<'_> {
+    fn bring(&mut self, wanted: u64, buffer: &mut Vec<u8>) -> io::Result<u64> {
+        let mut bytes = (&mut self.stream.bytes).take(wanted);
+        Ok(self.runtime.block_on(bytes.read_to_end(buffer))? as u64)
+    }
+}
+
+impl Reader {
+    /// Reads whatever the walk finds; ends early when nobody receives the blocks any more. Blocks the thread.
+    pub(crate) fn run(mut self) {
         let mut filling = self.fresh();
-        for file in self.tree.files() {
-            if self.file(file, &mut filling).is_err() {
-                return;
-            }
-            if filling.steps.len() >= STEPS_MAX && self.send(&mut filling).is_err() {
-                return;
+        while let Some(batch) = self.found.blocking_recv() {
+            for found in batch {
+                if self.take(found, &mut filling).is_err() {
+                    return;
+                }
+                let full = filling.steps.len() >= STEPS_MAX || filling.steps_bytes >= STEPS_MAX_BYTES;
+                if full && self.send(&mut filling).is_err() {
+                    return;
+                }
             }
         }
         let _ = self.send(&mut filling);
@@ -115,7 +186,7 @@ impl Reader<'_> {
         let mut buffer = self.pool.get();
         buffer.clear();
         buffer.reserve_exact(self.block_bytes);
-        Filling { held: Some(held), buffer, steps: Vec::new(), cut: 0 }
+        Filling { held: Some(held), buffer, steps: Vec::new(), steps_bytes: 0, cut: 0, begun: false }
     }
 
     /// Hands on what is cut and starts a new block with the rest.
@@ -132,36 +203,54 @@ impl Reader<'_> {
         // The rest keeps the old block alive while the new one is waited for: there are always memory for two.
         let mut next = self.fresh();
         next.buffer.extend_from_slice(&rest);
+        next.begun = filling.begun;
         *filling = next;
         Ok(())
     }
 
-    fn file(&self, position: u32, filling: &mut Filling) -> Result<(), Gone> {
-        let path = self.tree.path(position);
+    fn take(&self, found: Found, filling: &mut Filling) -> Result<(), Gone> {
+        filling.step(match found {
+            Found::Enter(meta) => Step::Enter(meta),
+            Found::Leave => Step::Leave,
+            Found::Whole(entry) => Step::Whole(entry),
+            Found::Unchanged(entry) => Step::Unchanged(entry),
+            Found::Removed(files) => Step::Removed(files),
+            Found::Failed { path, reason, base } => Step::Failed { path, reason, base },
+            Found::File { meta, origin: Origin::Path(path), base } => return self.file(&meta, path, base, filling),
+            Found::File { meta, origin: Origin::Stream(stream), base } => {
+                return self.stream(meta, stream, base, filling);
+            }
+        });
+        Ok(())
+    }
+
+    fn file(&self, meta: &Meta, path: PathBuf, base: Option<Box<Entry>>, filling: &mut Filling) -> Result<(), Gone> {
         let mut attempt = 0;
         loop {
-            filling.buffer.truncate(filling.cut);
-            filling.steps.push(Step::Begin(position));
-            match self.read(&path, filling) {
-                Ok(read) => {
-                    filling.steps.push(Step::End(read));
+            let stop = match self.read(meta, &path, base.as_deref(), filling) {
+                Ok(step) => {
+                    filling.step(step);
                     return Ok(());
                 }
                 Err(Stop::Gone) => return Err(Gone),
-                Err(Stop::Changed) if attempt < RETRIES => attempt += 1,
-                Err(stop) => {
-                    filling.buffer.truncate(filling.cut);
-                    filling.steps.push(Step::Failed(match stop {
-                        Stop::File(error) => error.to_string(),
-                        Stop::Changed | Stop::Gone => "it changed while it was read, twice".to_owned(),
-                    }));
-                    return Ok(());
+                Err(stop) => stop,
+            };
+            filling.void();
+            let reason = match stop {
+                Stop::Changed if attempt < RETRIES => {
+                    attempt += 1;
+                    continue;
                 }
-            }
+                Stop::File(error) => error.to_string(),
+                Stop::Changed | Stop::Gone => "it changed while it was read, twice".to_owned(),
+            };
+            filling.step(Step::Failed { path, reason, base });
+            return Ok(());
         }
     }
 
-    fn read(&self, path: &Path, filling: &mut Filling) -> Result<FileRead, Stop> {
+    /// Reads and cuts a file; gives the step that ends it.
+    fn read(&self, meta: &Meta, path: &Path, base: Option<&Entry>, filling: &mut Filling) -> Result<Step, Stop> {
         // Without following a link that took the file's place, and without waiting on a pipe that did.
         let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
         let flags = i32::try_from(flags.bits()).map_err(io::Error::other)?;
@@ -170,15 +259,32 @@ impl Reader<'_> {
         if !before.is_file() {
             return Err(Stop::Changed);
         }
-        let mut hasher = blake3::Hasher::new();
         let size = before.len();
+        let same = |metadata: &std::fs::Metadata| {
+            (metadata.len(), metadata.mtime(), metadata.mtime_nsec(), metadata.ctime(), metadata.ctime_nsec())
+        };
+        let unchanged = || Ok::<_, Stop>(same(&before) == same(&file.metadata()?));
         let sparse = before.blocks().saturating_mul(512) < size;
+        if let Some(entry) = base
+            && let EntryKind::File(known) = &entry.kind
+            && let Some(hash) = known.hash
+            && known.size_bytes == size
+        {
+            if hash_of(&file, sparse, size)? == hash {
+                let mut entry = entry.clone();
+                (entry.mode, entry.modified_ns) = (permission_bits(&before), mtime_ns(&before));
+                return if unchanged()? { Ok(Step::Unchanged(Box::new(entry))) } else { Err(Stop::Changed) };
+            }
+            (&file).seek(SeekFrom::Start(0))?;
+        }
+        filling.step(Step::Begin(meta.clone(), if base.is_some() { Change::Changed } else { Change::New }));
+        let mut hasher = blake3::Hasher::new();
         let mut position = 0;
         while position < size {
             let (data_start, data_end) = if sparse { data_after(&file, position, size)? } else { (0, size) };
             let data_start = data_start.max(position);
             if data_start > position {
-                filling.steps.push(Step::Hole(data_start - position));
+                filling.step(Step::Hole(data_start - position));
                 hash_zeros(&mut hasher, data_start - position);
                 position = data_start;
             }
@@ -186,29 +292,58 @@ impl Reader<'_> {
                 if sparse {
                     (&file).seek(SeekFrom::Start(position))?;
                 }
-                self.stretch(&file, data_end - position, &mut hasher, filling)?;
+                let wanted = data_end - position;
+                if self.stretch(&mut &file, wanted, &mut hasher, filling)? < wanted {
+                    return Err(Stop::Changed);
+                }
                 position = data_end;
             }
         }
-        let after = file.metadata()?;
-        let same = |metadata: &std::fs::Metadata| {
-            (metadata.len(), metadata.mtime(), metadata.mtime_nsec(), metadata.ctime(), metadata.ctime_nsec())
-        };
-        if same(&before) != same(&after) {
+        if !unchanged()? {
             return Err(Stop::Changed);
         }
-        let hash = *hasher.finalize().as_bytes();
-        Ok(FileRead { size, mode: permission_bits(&after), mtime_ns: mtime_ns(&after), hash })
+        let (mode, mtime_ns) = (permission_bits(&before), mtime_ns(&before));
+        Ok(Step::End(FileRead { size, mode, mtime_ns, hash: *hasher.finalize().as_bytes() }))
     }
 
-    /// Reads and cuts so many bytes that follow each other on disk.
+    /// Reads and cuts what a caller brings. It comes once: when it fails, it fails.
+    fn stream(
+        &self,
+        meta: Meta,
+        mut stream: Stream,
+        base: Option<Box<Entry>>,
+        filling: &mut Filling,
+    ) -> Result<(), Gone> {
+        let path = PathBuf::from(String::from_utf8_lossy(meta.name.as_bytes()).into_owned());
+        filling.step(Step::Begin(meta, if base.is_some() { Change::Changed } else { Change::New }));
+        let mut hasher = blake3::Hasher::new();
+        let (mode, mtime_ns) = (stream.mode, stream.mtime_ns);
+        let mut caller = Caller { stream: &mut stream, runtime: &self.runtime };
+        match self.stretch(&mut caller, u64::MAX, &mut hasher, filling) {
+            Ok(size) => {
+                filling.step(Step::End(FileRead { size, mode, mtime_ns, hash: *hasher.finalize().as_bytes() }));
+            }
+            Err(Stop::Gone) => return Err(Gone),
+            Err(stop) => {
+                let reason = match stop {
+                    Stop::File(error) => error.to_string(),
+                    Stop::Changed | Stop::Gone => "it came to no end".to_owned(),
+                };
+                filling.void();
+                filling.step(Step::Failed { path, reason, base });
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads and cuts so many bytes that follow each other, or all that there are; gives how many.
     fn stretch(
         &self,
-        mut file: &File,
+        bytes: &mut impl Bring,
         length: u64,
         hasher: &mut blake3::Hasher,
         filling: &mut Filling,
-    ) -> Result<(), Stop> {
+    ) -> Result<u64, Stop> {
         let mut left = length;
         loop {
             // What is not cut yet is less than the largest chunk, so a sent block always leaves room in the next.
@@ -217,21 +352,47 @@ impl Reader<'_> {
             }
             let start = filling.buffer.len();
             let wanted = left.min((self.block_bytes - start) as u64);
-            let read = file.by_ref().take(wanted).read_to_end(&mut filling.buffer)? as u64;
+            let read = bytes.bring(wanted, &mut filling.buffer)?;
             hasher.update(&filling.buffer[start..]);
             left -= read;
-            if read < wanted {
-                return Err(Stop::Changed);
-            }
-            while let Some(length) = self.cutter.cut(&filling.buffer[filling.cut..], left == 0) {
-                filling.steps.push(Step::Chunk { start: filling.cut, length });
+            let end = left == 0 || read < wanted;
+            while let Some(length) = self.cutter.cut(&filling.buffer[filling.cut..], end) {
+                let start = filling.cut;
+                filling.step(Step::Chunk { start, length });
                 filling.cut += length;
             }
-            if left == 0 {
-                return Ok(());
+            if end {
+                return Ok(length - left);
             }
         }
     }
+}
+
+/// The hash of a file's contents, holes as zeros; of fewer bytes when there are fewer.
+fn hash_of(file: &File, sparse: bool, size: u64) -> io::Result<[u8; 32]> {
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = Vec::with_capacity(HASH_BYTES);
+    let mut position = 0;
+    while position < size {
+        let (start, end) = if sparse { data_after(file, position, size)? } else { (0, size) };
+        let start = start.max(position);
+        hash_zeros(&mut hasher, start - position);
+        position = start;
+        if sparse {
+            let mut file = file;
+            file.seek(SeekFrom::Start(position))?;
+        }
+        while position < end {
+            buffer.clear();
+            let read = (&mut &*file).bring((end - position).min(HASH_BYTES as u64), &mut buffer)?;
+            if read == 0 {
+                return Ok(*hasher.finalize().as_bytes());
+            }
+            hasher.update(&buffer);
+            position += read;
+        }
+    }
+    Ok(*hasher.finalize().as_bytes())
 }
 
 /// The next stretch that holds data: its start and end, both `size` when there is none.

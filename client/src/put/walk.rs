@@ -1,146 +1,125 @@
-//! What is to be put: folders walked depth first, names in byte order, nothing followed.
+//! What is to be put: folders walked depth first, names in byte order, nothing followed, the base's folders in step.
 //!
-//! Decides which entries a snapshot will have and in which order their contents are read. Never opens a file:
-//! see [`super::read`].
+//! Decides which entries a snapshot will have, which of the base's stay and which files have to be read. Never opens a
+//! file: see [`super::read`]. Holds the names of one folder a level of depth, however many files there are, and runs
+//! on a thread of its own.
 
+use std::cmp::Ordering;
 use std::ffi::OsStr;
 use std::fs::{self, Metadata};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use dolmen_proto::limits::{FOLDER_DEPTH_MAX, NAME_MAX_BYTES, SYMLINK_MAX_BYTES};
+use dolmen_proto::limits::{FOLDER_DEPTH_MAX, SYMLINK_MAX_BYTES};
+use dolmen_proto::manifest::{Entry, EntryKind, Name};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
 
+use super::exclude::Exclude;
+use super::parent::{Cursor, Parent};
+use super::part::Meta;
+use super::source::{Content, Roots, Stream};
 use crate::error::{ClientError, ErrorKind};
-use crate::report::FailedFile;
+use crate::progress::Progress;
 
-/// What an entry is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// A regular file.
-    File,
-    /// A folder and its entries (positions in [`Tree::items`]), sorted by name.
-    Folder(Vec<u32>),
-    /// A symbolic link and the bytes that it holds.
-    Symlink(Vec<u8>),
+/// Finds that are handed on together, and what their weight may come to in bytes.
+const BATCH: usize = 512;
+const BATCH_BYTES: usize = 256 * 1024;
+/// Permission bits of folders on the way to the destination that no folder was put for.
+const NEW_FOLDER_MODE: u32 = 0o755;
+
+/// Where the contents of a file come from.
+#[derive(Debug)]
+pub(crate) enum Origin {
+    Path(PathBuf),
+    Stream(Stream),
 }
 
-/// One entry to be put.
-#[derive(Debug, Clone)]
-pub(crate) struct Item {
-    pub(crate) name: Box<[u8]>,
-    /// Where it lies: the parent's position, or the path itself for the roots of the walk.
-    place: Place,
-    pub(crate) kind: Kind,
-    /// Permission bits.
-    pub(crate) mode: u32,
-    /// Nanoseconds since 1970.
-    pub(crate) mtime_ns: i64,
-    pub(crate) size: u64,
+/// Something that was found, in the order of the manifest.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// What follows lies in this folder.
+    Enter(Meta),
+    /// The folder is complete.
+    Leave,
+    /// An entry that needs no reading: a link, or one of the base that stays as it is.
+    Whole(Box<Entry>),
+    /// A file of the source that the base has, by size and time.
+    Unchanged(Box<Entry>),
+    /// A file to be read.
+    File {
+        meta: Meta,
+        origin: Origin,
+        /// The file of that name in the base.
+        base: Option<Box<Entry>>,
+    },
+    /// So many files of the base are not in the new snapshot.
+    Removed(u64),
+    /// Something cannot be looked at; what the base has in its place stays.
+    Failed { path: PathBuf, reason: String, base: Option<Box<Entry>> },
 }
 
-#[derive(Debug, Clone)]
-enum Place {
-    Below(u32),
-    Given(PathBuf),
+/// What a find takes in memory, about.
+pub(crate) fn weight(entry: &Entry) -> usize {
+    use dolmen_proto::manifest::ExtentList;
+    match &entry.kind {
+        EntryKind::File(file) => match &file.extents {
+            ExtentList::Inline(extents) => 300 + 96 * extents.len(),
+            ExtentList::Tree(_) => 300,
+        },
+        EntryKind::Folder(_) => 300,
+        EntryKind::Symlink { target } => 300 + target.len(),
+    }
 }
 
-/// All that is to be put.
+impl Found {
+    fn weight(&self) -> usize {
+        match self {
+            Self::Enter(_) | Self::Leave | Self::Removed(_) => 100,
+            Self::Whole(entry) | Self::Unchanged(entry) => weight(entry),
+            Self::File { base, .. } | Self::Failed { base, .. } => 300 + base.as_deref().map_or(0, weight),
+        }
+    }
+}
+
+/// How the source and the base become one.
 #[derive(Debug, Default)]
-pub(crate) struct Tree {
-    /// Every entry, parents before their children, files in the order of a depth-first walk.
-    pub(crate) items: Vec<Item>,
-    /// The entries of the snapshot's root folder, sorted by name.
-    pub(crate) root: Vec<u32>,
-    /// One thing was given that is no folder, so the root stands for it.
-    pub(crate) single: bool,
-    /// What could not be looked at.
-    pub(crate) failed: Vec<FailedFile>,
-    /// What is neither file, folder nor symbolic link, and was left out.
-    pub(crate) skipped: Vec<PathBuf>,
+pub(crate) struct Merge {
+    /// The snapshot that is extended.
+    pub(crate) parent: Option<Parent>,
+    /// The folder of the snapshot that the source goes to; empty: the root.
+    pub(crate) to: Vec<Name>,
+    /// What the destination has and the source has not goes.
+    pub(crate) delete: bool,
+    /// Size and time do not show that a file is unchanged.
+    pub(crate) checksum: bool,
+    /// Time of folders that are made on the way to the destination.
+    pub(crate) now_ns: i64,
 }
 
-impl Tree {
-    /// The path of an entry on this machine.
-    pub(crate) fn path(&self, item: u32) -> PathBuf {
-        let item = &self.items[item as usize];
-        match &item.place {
-            Place::Given(path) => path.clone(),
-            Place::Below(parent) => self.path(*parent).join(OsStr::from_bytes(&item.name)),
-        }
-    }
+/// Why a walk ends early.
+enum Stop {
+    /// Nobody wants more.
+    Gone,
+    Error(ClientError),
+}
 
-    /// Positions of all regular files, in the order in which they are read.
-    pub(crate) fn files(&self) -> impl Iterator<Item = u32> + '_ {
-        (0u32..).zip(&self.items).filter(|(_, item)| item.kind == Kind::File).map(|(position, _)| position)
+impl From<ClientError> for Stop {
+    fn from(error: ClientError) -> Self {
+        Self::Error(error)
     }
 }
 
-/// Walks what a put was given: one folder becomes the root; anything else becomes entries of the root.
-///
-/// # Errors
-/// `Usage` when no path is given, two have one name or a path has no name; `Local` when one of the paths does not exist.
-pub(crate) fn walk(paths: &[PathBuf]) -> Result<Tree, ClientError> {
-    let mut tree = Tree::default();
-    let again = "name at least one file or folder";
-    if let [path] = paths
-        && look(path)?.is_dir()
-    {
-        tree.root = tree.children(path, None, 0);
-        if tree.items.is_empty() && !tree.failed.is_empty() {
-            let first = tree.failed.remove(0);
-            return Err(ClientError::new(
-                ErrorKind::Local,
-                format!("could not read {}", first.path),
-                first.reason,
-                again,
-            ));
-        }
-        return Ok(tree);
-    }
-    if paths.is_empty() {
-        return Err(ClientError::new(ErrorKind::Usage, "nothing to put", "no path was given", again));
-    }
-    let mut named: Vec<(Vec<u8>, PathBuf)> = Vec::with_capacity(paths.len());
-    for path in paths {
-        let name = match path.file_name() {
-            Some(name) => name.as_bytes().to_vec(),
-            None => fs::canonicalize(path)
-                .map_err(|error| ClientError::local("find", path, &error))?
-                .file_name()
-                .map(|name| name.as_bytes().to_vec())
-                .ok_or_else(|| {
-                    ClientError::new(
-                        ErrorKind::Usage,
-                        format!("{} has no name", path.display()),
-                        "among several paths each becomes an entry under its own name",
-                        "put it by itself",
-                    )
-                })?,
-        };
-        named.push((name, path.clone()));
-    }
-    named.sort();
-    if let Some(pair) = named.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-        return Err(ClientError::new(
-            ErrorKind::Usage,
-            format!("{} and {} have the same name", pair[0].1.display(), pair[1].1.display()),
-            "among several paths each becomes an entry under its own name",
-            "put them by themselves, or rename one",
-        ));
-    }
-    tree.single = named.len() == 1;
-    for (name, path) in named {
-        let metadata = look(&path)?;
-        if let Some(position) = tree.add(name, Place::Given(path.clone()), &path, &metadata, 1) {
-            tree.root.push(position);
-        }
-    }
-    Ok(tree)
-}
-
-fn look(path: &Path) -> Result<Metadata, ClientError> {
-    fs::symlink_metadata(path).map_err(|error| ClientError::local("find", path, &error))
+/// Walks what a put was given.
+pub(crate) struct Walker {
+    pub(crate) merge: Merge,
+    pub(crate) exclude: Exclude,
+    pub(crate) found: mpsc::Sender<Vec<Found>>,
+    pub(crate) runtime: Handle,
+    pub(crate) progress: Progress,
+    batch: Vec<Found>,
+    batch_bytes: usize,
 }
 
 /// Permission bits only: the kind of an entry is said elsewhere.
@@ -153,137 +132,357 @@ pub(crate) fn mtime_ns(metadata: &Metadata) -> i64 {
     metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec())
 }
 
-impl Tree {
-    fn fail(&mut self, path: &Path, reason: impl ToString) {
-        self.failed.push(FailedFile { path: path.display().to_string(), reason: reason.to_string() });
-    }
+/// Entries of the source that lie in one folder, by name.
+enum Local {
+    Folder { path: PathBuf, names: Names },
+    Given(Vec<(Name, Origin)>),
+    Nothing,
+}
 
-    /// Adds the entries of one folder and all below it; what cannot be looked at is listed and left out.
-    fn children(&mut self, path: &Path, parent: Option<u32>, depth: usize) -> Vec<u32> {
-        if depth >= FOLDER_DEPTH_MAX {
-            self.fail(path, format!("folders deeper than {FOLDER_DEPTH_MAX} are not put"));
-            return Vec::new();
-        }
-        let mut names = Vec::new();
-        match fs::read_dir(path) {
-            Ok(entries) => {
-                for entry in entries {
-                    match entry {
-                        Ok(entry) => names.push(entry.file_name()),
-                        Err(error) => self.fail(path, error),
-                    }
-                }
-            }
-            Err(error) => self.fail(path, error),
-        }
-        names.sort_by(|left, right| left.as_bytes().cmp(right.as_bytes()));
-        let mut found = Vec::with_capacity(names.len());
-        for name in names {
-            let below = path.join(&name);
-            let place = parent.map_or_else(|| Place::Given(below.clone()), Place::Below);
-            match fs::symlink_metadata(&below) {
-                Ok(metadata) => found.extend(self.add(name.into_encoded_bytes(), place, &below, &metadata, depth + 1)),
-                Err(error) => self.fail(&below, error),
-            }
-        }
-        found
-    }
+/// The names of a folder, sorted: little more than their bytes, for there may be millions.
+#[derive(Default)]
+struct Names {
+    bytes: Vec<u8>,
+    places: Vec<(u32, u16)>,
+}
 
-    fn add(&mut self, name: Vec<u8>, place: Place, path: &Path, metadata: &Metadata, depth: usize) -> Option<u32> {
-        if name.len() > NAME_MAX_BYTES {
-            self.fail(path, format!("names longer than {NAME_MAX_BYTES} bytes are not put"));
-            return None;
-        }
-        let kind = if metadata.is_file() {
-            Kind::File
-        } else if metadata.is_dir() {
-            Kind::Folder(Vec::new())
-        } else if metadata.is_symlink() {
-            match fs::read_link(path) {
-                Ok(target) if target.as_os_str().len() <= SYMLINK_MAX_BYTES => {
-                    Kind::Symlink(target.into_os_string().into_encoded_bytes())
-                }
-                Ok(_) => {
-                    self.fail(path, format!("symbolic links longer than {SYMLINK_MAX_BYTES} bytes are not put"));
-                    return None;
-                }
+impl Names {
+    /// Reads a folder. Gives whether all of it could be read; the rest is told to `failed`.
+    fn read(path: &Path, mut failed: impl FnMut(String)) -> (Self, bool) {
+        let mut names = Self::default();
+        let mut whole = true;
+        let entries = match fs::read_dir(path) {
+            Ok(entries) => entries,
+            Err(error) => {
+                failed(error.to_string());
+                return (names, false);
+            }
+        };
+        for entry in entries {
+            let name = match entry {
+                Ok(entry) => entry.file_name(),
                 Err(error) => {
-                    self.fail(path, error);
-                    return None;
+                    failed(error.to_string());
+                    whole = false;
+                    continue;
                 }
-            }
-        } else {
-            self.skipped.push(path.to_path_buf());
-            return None;
-        };
-        let Ok(position) = u32::try_from(self.items.len()) else {
-            self.fail(path, "there are too many entries");
-            return None;
-        };
-        let is_folder = matches!(kind, Kind::Folder(_));
-        self.items.push(Item {
-            name: name.into(),
-            place,
-            size: if kind == Kind::File { metadata.len() } else { 0 },
-            kind,
-            mode: permission_bits(metadata),
-            mtime_ns: mtime_ns(metadata),
-        });
-        if is_folder {
-            let children = self.children(path, Some(position), depth);
-            self.items[position as usize].kind = Kind::Folder(children);
+            };
+            let (Ok(start), Ok(length)) = (u32::try_from(names.bytes.len()), u16::try_from(name.len())) else {
+                failed("it has too many entries".to_owned());
+                return (names, false);
+            };
+            names.bytes.extend_from_slice(name.as_bytes());
+            names.places.push((start, length));
         }
-        Some(position)
+        let Self { bytes, places } = &mut names;
+        let name = |(start, length): &(u32, u16)| &bytes[*start as usize..*start as usize + usize::from(*length)];
+        places.sort_unstable_by(|left, right| name(left).cmp(name(right)));
+        (names, whole)
+    }
+
+    fn get(&self, index: usize) -> Option<&[u8]> {
+        let (start, length) = self.places.get(index)?;
+        self.bytes.get(*start as usize..*start as usize + usize::from(*length))
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::symlink;
-
-    fn names(tree: &Tree, positions: &[u32]) -> Vec<Vec<u8>> {
-        positions.iter().map(|position| tree.items[*position as usize].name.to_vec()).collect()
+impl Local {
+    fn name(&self, index: usize) -> Option<&[u8]> {
+        match self {
+            Self::Folder { names, .. } => names.get(index),
+            Self::Given(given) => given.get(index).map(|(name, _)| name.as_bytes()),
+            Self::Nothing => None,
+        }
     }
 
-    #[test]
-    fn a_folder_is_walked_in_byte_order_and_nothing_is_followed() {
-        let folder = tempfile::tempdir().unwrap();
-        let base = folder.path();
-        fs::create_dir_all(base.join("b/c")).unwrap();
-        fs::write(base.join("b/c/deep"), "x").unwrap();
-        fs::write(base.join("a"), "12345").unwrap();
-        fs::write(base.join(OsStr::from_bytes(b"\xff\xfe")), "").unwrap();
-        symlink("/nowhere/at/all", base.join("link")).unwrap();
-        symlink("b", base.join("loop")).unwrap();
-        let tree = walk(&[base.to_path_buf()]).unwrap();
-        assert_eq!(names(&tree, &tree.root), [&b"a"[..], b"b", b"link", b"loop", b"\xff\xfe"]);
-        let files: Vec<PathBuf> = tree.files().map(|file| tree.path(file)).collect();
-        assert_eq!(files, [base.join("a"), base.join("b/c/deep"), base.join(OsStr::from_bytes(b"\xff\xfe"))]);
-        assert_eq!(tree.items[tree.root[2] as usize].kind, Kind::Symlink(b"/nowhere/at/all".to_vec()));
-        assert!(tree.failed.is_empty() && tree.skipped.is_empty());
+    /// Where an entry comes from; a stream can be taken once.
+    fn take(&mut self, index: usize) -> Option<Origin> {
+        match self {
+            Self::Folder { path, names } => Some(Origin::Path(path.join(OsStr::from_bytes(names.get(index)?)))),
+            Self::Given(given) => {
+                let (_, origin) = given.get_mut(index)?;
+                Some(std::mem::replace(origin, Origin::Path(PathBuf::new())))
+            }
+            Self::Nothing => None,
+        }
+    }
+}
+
+impl Walker {
+    pub(crate) fn new(
+        merge: Merge,
+        exclude: Exclude,
+        found: mpsc::Sender<Vec<Found>>,
+        runtime: Handle,
+        progress: Progress,
+    ) -> Self {
+        Self { merge, exclude, found, runtime, progress, batch: Vec::new(), batch_bytes: 0 }
     }
 
-    #[test]
-    fn sockets_are_left_out_and_named() {
-        let folder = tempfile::tempdir().unwrap();
-        let _listener = std::os::unix::net::UnixListener::bind(folder.path().join("socket")).unwrap();
-        let tree = walk(&[folder.path().to_path_buf()]).unwrap();
-        assert_eq!(tree.skipped, [folder.path().join("socket")]);
-        assert!(tree.root.is_empty());
+    /// Walks all; ends early when nobody receives any more. Blocks the thread.
+    ///
+    /// # Errors
+    /// When the base cannot be read, or has a file where the destination is.
+    pub(crate) fn run(mut self, roots: Roots) -> Result<(), ClientError> {
+        let base = self.merge.parent.as_ref().map(Parent::root);
+        let to = std::mem::take(&mut self.merge.to);
+        match self.descend(&to, base, roots).and_then(|()| self.flush()) {
+            Ok(()) | Err(Stop::Gone) => Ok(()),
+            Err(Stop::Error(error)) => Err(error),
+        }
     }
 
-    #[test]
-    fn several_paths_become_entries_under_their_names() {
-        let folder = tempfile::tempdir().unwrap();
-        fs::create_dir_all(folder.path().join("x/same")).unwrap();
-        fs::write(folder.path().join("same"), "").unwrap();
-        fs::write(folder.path().join("other"), "").unwrap();
-        let path = |name: &str| folder.path().join(name);
-        let tree = walk(&[path("x"), path("other")]).unwrap();
-        assert_eq!(names(&tree, &tree.root), [&b"other"[..], b"x"]);
-        assert_eq!(walk(&[path("same"), path("x/same")]).unwrap_err().kind(), ErrorKind::Usage);
-        assert_eq!(walk(&[path("missing")]).unwrap_err().kind(), ErrorKind::Local);
-        assert_eq!(walk(&[]).unwrap_err().kind(), ErrorKind::Usage);
+    fn emit(&mut self, found: Found) -> Result<(), Stop> {
+        self.batch_bytes += found.weight();
+        self.batch.push(found);
+        if self.batch.len() >= BATCH || self.batch_bytes >= BATCH_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<(), Stop> {
+        self.batch_bytes = 0;
+        let batch = std::mem::take(&mut self.batch);
+        self.found.blocking_send(batch).map_err(|_| Stop::Gone)
+    }
+
+    fn fail(&mut self, path: &Path, reason: impl ToString, base: Option<Entry>) -> Result<(), Stop> {
+        self.emit(Found::Failed { path: path.to_path_buf(), reason: reason.to_string(), base: base.map(Box::new) })
+    }
+
+    /// Goes down the base to the destination; what lies beside the way stays.
+    fn descend(&mut self, to: &[Name], base: Option<Cursor>, roots: Roots) -> Result<(), Stop> {
+        let Some((name, rest)) = to.split_first() else { return self.top(base, roots) };
+        let mut base = base;
+        let mut standing = None;
+        while let Some(entry) = self.peek(&mut base)? {
+            match entry.name.cmp(name) {
+                Ordering::Less => {
+                    let entry = self.take(&mut base)?;
+                    self.keep(entry)?;
+                }
+                Ordering::Equal => {
+                    standing = Some(self.take(&mut base)?);
+                    break;
+                }
+                Ordering::Greater => break,
+            }
+        }
+        let here = |mode, mtime_ns| Meta { name: name.clone(), mode, mtime_ns };
+        let (mut meta, below) = match standing {
+            None => (here(NEW_FOLDER_MODE, self.merge.now_ns), None),
+            Some(Entry { kind: EntryKind::Folder(folder), mode, modified_ns, .. }) => {
+                (here(mode, modified_ns), self.merge.parent.as_ref().map(|parent| parent.folder(&folder)))
+            }
+            Some(_) => {
+                return Err(Stop::Error(ClientError::new(
+                    ErrorKind::Usage,
+                    format!("{:?} is no folder of the dataset", String::from_utf8_lossy(name.as_bytes())),
+                    "a file or a symbolic link stands there",
+                    "name a folder, or remove it first with `dolmen rm`",
+                )));
+            }
+        };
+        if let (true, Content::Folder { meta: Some((mode, mtime_ns)), .. }) = (rest.is_empty(), &roots.content) {
+            (meta.mode, meta.mtime_ns) = (*mode, *mtime_ns);
+        }
+        self.emit(Found::Enter(meta))?;
+        self.descend(rest, below, roots)?;
+        self.emit(Found::Leave)?;
+        while self.peek(&mut base)?.is_some() {
+            let entry = self.take(&mut base)?;
+            self.keep(entry)?;
+        }
+        Ok(())
+    }
+
+    fn top(&mut self, base: Option<Cursor>, roots: Roots) -> Result<(), Stop> {
+        match roots.content {
+            Content::Folder { path, .. } => self.folder(path, base, 0),
+            // What was not given by name is not missing.
+            Content::Given(given) => self.merge_level(Local::Given(given), base, false, 0),
+        }
+    }
+
+    /// One folder of the source and all below it.
+    fn folder(&mut self, path: PathBuf, base: Option<Cursor>, depth: usize) -> Result<(), Stop> {
+        if depth >= FOLDER_DEPTH_MAX {
+            self.fail(&path, format!("folders deeper than {FOLDER_DEPTH_MAX} are not put"), None)?;
+            return self.merge_level(Local::Nothing, base, false, depth);
+        }
+        let mut reasons = Vec::new();
+        let (names, whole) = Names::read(&path, |reason| reasons.push(reason));
+        for reason in reasons {
+            self.fail(&path, reason, None)?;
+        }
+        // What could not be listed is not missing.
+        let delete = self.merge.delete && whole;
+        self.merge_level(Local::Folder { path, names }, base, delete, depth)
+    }
+
+    fn merge_level(
+        &mut self,
+        mut local: Local,
+        mut base: Option<Cursor>,
+        delete: bool,
+        depth: usize,
+    ) -> Result<(), Stop> {
+        let mut index = 0;
+        loop {
+            let standing = self.peek(&mut base)?;
+            let order = match (local.name(index), standing) {
+                (None, None) => return Ok(()),
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some(name), Some(entry)) => name.cmp(entry.name.as_bytes()),
+            };
+            if order == Ordering::Greater {
+                let entry = self.take(&mut base)?;
+                let excluded = match &local {
+                    Local::Folder { path, .. } => {
+                        self.excluded(&path.join(OsStr::from_bytes(entry.name.as_bytes())), &entry)
+                    }
+                    Local::Given(_) | Local::Nothing => true,
+                };
+                if delete && !excluded {
+                    self.remove(&entry)?
+                } else {
+                    self.keep(entry)?
+                }
+                continue;
+            }
+            let standing = if order == Ordering::Equal { Some(self.take(&mut base)?) } else { None };
+            let name = local.name(index).map(<[u8]>::to_vec).unwrap_or_default();
+            if let Some(origin) = local.take(index) {
+                self.visit(name, origin, standing, delete, depth + 1)?;
+            }
+            index += 1;
+        }
+    }
+
+    fn excluded(&self, path: &Path, entry: &Entry) -> bool {
+        self.exclude.matches(path, matches!(entry.kind, EntryKind::Folder(_)))
+    }
+
+    /// An entry of the source, with the one that the base has in its place.
+    fn visit(
+        &mut self,
+        name: Vec<u8>,
+        origin: Origin,
+        base: Option<Entry>,
+        delete: bool,
+        depth: usize,
+    ) -> Result<(), Stop> {
+        let path = match origin {
+            Origin::Path(path) => path,
+            Origin::Stream(stream) => {
+                let name = Name::new(name).map_err(|error| ClientError::bug("a stream has no name", error))?;
+                let meta = Meta { name, mode: stream.mode, mtime_ns: stream.mtime_ns };
+                let base = self.file_of(base)?;
+                return self.emit(Found::File { meta, origin: Origin::Stream(stream), base });
+            }
+        };
+        let metadata = match fs::symlink_metadata(&path) {
+            Ok(metadata) => metadata,
+            Err(error) => return self.fail(&path, error, base),
+        };
+        if self.exclude.matches(&path, metadata.is_dir()) {
+            return base.map_or(Ok(()), |entry| self.keep(entry));
+        }
+        let name = match Name::new(name) {
+            Ok(name) => name,
+            Err(error) => return self.fail(&path, format!("its name {error}"), None),
+        };
+        let meta = Meta { name, mode: permission_bits(&metadata), mtime_ns: mtime_ns(&metadata) };
+        if metadata.is_dir() {
+            let below = match base {
+                Some(Entry { kind: EntryKind::Folder(folder), .. }) => {
+                    self.merge.parent.as_ref().map(|parent| parent.folder(&folder))
+                }
+                Some(other) => {
+                    self.remove(&other)?;
+                    None
+                }
+                None => None,
+            };
+            self.emit(Found::Enter(meta))?;
+            self.folder(path, below, depth)?;
+            return self.emit(Found::Leave);
+        }
+        if metadata.is_file() {
+            return self.file(meta, path, metadata.len(), base);
+        }
+        if metadata.is_symlink() {
+            return match fs::read_link(&path) {
+                Ok(target) if target.as_os_str().len() <= SYMLINK_MAX_BYTES => {
+                    if let Some(base) = base {
+                        self.remove(&base)?;
+                    }
+                    let kind = EntryKind::Symlink { target: target.into_os_string().into_encoded_bytes() };
+                    self.emit(Found::Whole(Box::new(Entry::new(meta.name, meta.mode, meta.mtime_ns, kind))))
+                }
+                Ok(_) => {
+                    let reason = format!("symbolic links longer than {SYMLINK_MAX_BYTES} bytes are not put");
+                    self.fail(&path, reason, base)
+                }
+                Err(error) => self.fail(&path, error, base),
+            };
+        }
+        self.progress.warn(format!("left out {}: neither file, folder nor symbolic link", path.display()));
+        match base {
+            Some(entry) if delete => self.remove(&entry),
+            Some(entry) => self.keep(entry),
+            None => Ok(()),
+        }
+    }
+
+    fn file(&mut self, meta: Meta, path: PathBuf, size: u64, base: Option<Entry>) -> Result<(), Stop> {
+        let base = self.file_of(base)?;
+        if let Some(mut entry) = base {
+            let same = matches!(&entry.kind, EntryKind::File(file) if file.size_bytes == size);
+            if same && entry.modified_ns == meta.mtime_ns && !self.merge.checksum {
+                entry.mode = meta.mode;
+                return self.emit(Found::Unchanged(entry));
+            }
+            if let (false, Some(parent)) = (same, &self.merge.parent) {
+                self.runtime.block_on(parent.learn_extents(&entry))?;
+            }
+            return self.emit(Found::File { meta, origin: Origin::Path(path), base: Some(entry) });
+        }
+        self.emit(Found::File { meta, origin: Origin::Path(path), base: None })
+    }
+
+    /// The base's file in the place of one of the source; anything else that stood there goes.
+    fn file_of(&mut self, base: Option<Entry>) -> Result<Option<Box<Entry>>, Stop> {
+        match base {
+            Some(entry) if matches!(entry.kind, EntryKind::File(_)) => Ok(Some(Box::new(entry))),
+            Some(other) => self.remove(&other).map(|()| None),
+            None => Ok(None),
+        }
+    }
+
+    fn keep(&mut self, entry: Entry) -> Result<(), Stop> {
+        self.emit(Found::Whole(Box::new(entry)))
+    }
+
+    fn remove(&mut self, entry: &Entry) -> Result<(), Stop> {
+        match &entry.kind {
+            EntryKind::File(_) => self.emit(Found::Removed(1)),
+            EntryKind::Folder(folder) => self.emit(Found::Removed(folder.totals.files)),
+            EntryKind::Symlink { .. } => Ok(()),
+        }
+    }
+
+    fn peek<'a>(&self, base: &'a mut Option<Cursor>) -> Result<Option<&'a Entry>, Stop> {
+        match base {
+            Some(cursor) => Ok(self.runtime.block_on(cursor.peek())?),
+            None => Ok(None),
+        }
+    }
+
+    fn take(&self, base: &mut Option<Cursor>) -> Result<Entry, Stop> {
+        let entry = match base {
+            Some(cursor) => self.runtime.block_on(cursor.next())?,
+            None => None,
+        };
+        entry.ok_or_else(|| Stop::Error(ClientError::bug("an entry was lost", "it was seen before it was taken")))
     }
 }

@@ -46,6 +46,8 @@ pub(crate) struct Table {
     nodes: Nodes,
     /// Its root blob.
     pub(crate) root: TableRoot,
+    /// Where that lies.
+    pub(crate) location: TableLocation,
     /// The segment that its root lies in.
     pub(crate) place: Arc<Place>,
     /// `None`: the table does not have it.
@@ -74,6 +76,7 @@ impl Table {
         Ok(Self {
             nodes: nodes.clone(),
             root,
+            location: location.clone(),
             place,
             places: Mutex::new(Kept::new(PLACES_KEPT)),
             moved: Mutex::new(Kept::new(MOVED_KEPT)),
