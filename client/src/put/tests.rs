@@ -108,8 +108,13 @@ impl World {
 
     async fn dataset(&self) -> Option<Dataset> {
         self.heads.as_ref()?;
-        let reading =
-            Reading { nodes: self.nodes.clone(), cores: self.cores.clone(), budget_bytes: 16 * MIB, cache: None };
+        let reading = Reading {
+            nodes: self.nodes.clone(),
+            cores: self.cores.clone(),
+            budget_bytes: 16 * MIB,
+            cache: None,
+            seen: None,
+        };
         Some(Dataset::open(&reading, &self.link(), true).await.unwrap())
     }
 
