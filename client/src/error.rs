@@ -85,6 +85,14 @@ impl ClientError {
         }
     }
 
+    /// What reading a file as a stream failed with.
+    pub(crate) fn from_reading(error: std::io::Error) -> Self {
+        match error.downcast::<Self>() {
+            Ok(error) => error,
+            Err(error) => Self::bug("reading a file failed", error),
+        }
+    }
+
     /// A failed call to this machine's file system.
     pub(crate) fn local(action: &str, path: &Path, error: &std::io::Error) -> Self {
         Self::new(

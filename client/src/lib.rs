@@ -18,8 +18,10 @@ mod client;
 mod cores;
 mod file;
 mod get;
+mod glob;
 mod heads;
 mod info;
+mod inspect;
 mod lease;
 mod listing;
 mod network;
@@ -34,6 +36,10 @@ pub use client::Client;
 pub use config::{ClientConfig, ConfigError, PolicyChoice};
 pub use error::{ClientError, ErrorKind};
 pub use file::File;
+pub use inspect::{
+    ChangeKind, CheckReport, DiffEntry, DiffReport, FindOptions, RootReport, UsageEntry, VerifyOptions, VerifyReport,
+    check_folder,
+};
 pub use listing::Listing;
 pub use options::{Destination, GetOptions, PutOptions};
 pub use progress::{Progress, ProgressEvent, ProgressSink, Stage};

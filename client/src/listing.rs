@@ -1,29 +1,19 @@
 //! Entries of a snapshot, listed as they are asked for.
 //!
-//! Decides the order: names in byte order, a folder before what lies in it. Holds one open folder a level.
-
-use std::collections::VecDeque;
+//! Decides what of an entry is told. Never reads more than what is asked for needs.
 
 use dolmen_proto::manifest::{Entry, EntryKind as Kind};
 use futures::Stream;
 
 use crate::error::ClientError;
-use crate::read::{Dataset, Folder};
+use crate::read::{Dataset, EntryWalk};
 use crate::report::{EntryKind, ListedEntry, format_time_ns};
 use crate::snapshot::normal;
 
-/// A folder that is being listed.
-struct Open {
-    path: Vec<u8>,
-    reading: Folder,
-    ready: VecDeque<Entry>,
-}
-
 /// Entries of a listing, read folder by folder as they are asked for.
 pub struct Listing {
-    dataset: Dataset,
+    walk: Option<EntryWalk>,
     recursive: bool,
-    stack: Vec<Open>,
     /// An entry that is listed by itself.
     single: Option<ListedEntry>,
 }
@@ -40,13 +30,12 @@ impl Listing {
         let (folder, single) = match dataset.entry(&path).await? {
             None => (Some(dataset.snapshot().await?.root), None),
             Some(Entry { kind: Kind::Folder(folder), .. }) => (Some(folder), None),
-            Some(entry) => (None, Some(listed(path.clone(), &entry))),
+            Some(entry) => (None, Some(listed(&path, &entry))),
         };
-        let open = folder.map(|folder| Open { path, reading: dataset.folder(&folder), ready: VecDeque::new() });
-        Ok(Self { stack: open.into_iter().collect(), dataset, recursive, single })
+        Ok(Self { walk: folder.map(|folder| EntryWalk::new(dataset, path, &folder)), recursive, single })
     }
 
-    /// The next entry; `None` at the end.
+    /// The next entry: names in byte order, a folder before what lies in it; `None` at the end.
     ///
     /// # Errors
     /// As [`crate::Client::get`].
@@ -54,28 +43,13 @@ impl Listing {
         if let Some(single) = self.single.take() {
             return Ok(Some(single));
         }
-        while let Some(open) = self.stack.last_mut() {
-            if let Some(entry) = open.ready.pop_front() {
-                let path = if open.path.is_empty() {
-                    entry.name.as_bytes().to_vec()
-                } else {
-                    [&open.path, &b"/"[..], entry.name.as_bytes()].concat()
-                };
-                let found = listed(path.clone(), &entry);
-                if let (true, Kind::Folder(folder)) = (self.recursive, &entry.kind) {
-                    let reading = self.dataset.folder(folder);
-                    self.stack.push(Open { path, reading, ready: VecDeque::new() });
-                }
-                return Ok(Some(found));
-            }
-            match self.dataset.next_entries(&mut open.reading).await? {
-                Some(entries) => open.ready.extend(entries),
-                None => {
-                    self.stack.pop();
-                }
-            }
+        let Some(walk) = &mut self.walk else { return Ok(None) };
+        let Some((path, entry)) = walk.next().await? else { return Ok(None) };
+        let found = listed(&path, &entry);
+        if let (true, Kind::Folder(folder)) = (self.recursive, &entry.kind) {
+            walk.enter(path, folder)?;
         }
-        Ok(None)
+        Ok(Some(found))
     }
 
     /// The same as a stream, which ends after an error.
@@ -101,14 +75,15 @@ impl Listing {
     }
 }
 
-pub(crate) fn listed(path: Vec<u8>, entry: &Entry) -> ListedEntry {
+/// An entry as it is told.
+pub(crate) fn listed(path: &[u8], entry: &Entry) -> ListedEntry {
     let (kind, size, target) = match &entry.kind {
         Kind::File(file) => (EntryKind::File, file.size_bytes, None),
         Kind::Folder(folder) => (EntryKind::Folder, folder.totals.bytes, None),
         Kind::Symlink { target } => (EntryKind::Symlink, 0, Some(String::from_utf8_lossy(target).into_owned())),
     };
     ListedEntry {
-        path: String::from_utf8_lossy(&path).into_owned(),
+        path: String::from_utf8_lossy(path).into_owned(),
         kind,
         size,
         mode: entry.mode,

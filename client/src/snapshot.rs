@@ -6,7 +6,7 @@ use std::fmt;
 
 use dolmen_proto::history::{HistoryRow, history_message};
 use dolmen_proto::ids::{SnapshotId, Timestamp};
-use dolmen_proto::manifest::{self, Entry, EntryKind, FolderEntry};
+use dolmen_proto::manifest::{self, Entry, EntryKind};
 
 use crate::error::{ClientError, ErrorKind};
 use crate::file::File;
@@ -126,7 +126,7 @@ impl Snapshot {
     /// `NotFound` when there is nothing; `Damaged` or `NotNow` when a folder cannot be read.
     pub async fn entry(&self, path: &[u8]) -> Result<Option<ListedEntry>, ClientError> {
         let path = normal(path);
-        Ok(self.dataset.entry(&path).await?.map(|entry| listed(path, &entry)))
+        Ok(self.dataset.entry(&path).await?.map(|entry| listed(&path, &entry)))
     }
 
     /// Opens the file at a path.
@@ -162,10 +162,8 @@ impl Snapshot {
         get::get(&self.dataset, to, options, &self.progress).await
     }
 
-    /// The root folder.
-    #[expect(dead_code, reason = "for what walks a snapshot")]
-    pub(crate) fn folder(&self) -> &FolderEntry {
-        &self.root.root
+    pub(crate) fn progress(&self) -> &Progress {
+        &self.progress
     }
 }
 

@@ -19,6 +19,7 @@ use crate::{
     ProgressSink, PutOptions,
 };
 
+mod inspecting;
 mod reading;
 
 /// A folder to put, one for state, one to get into, and a network.

@@ -5,25 +5,26 @@
 
 use std::sync::Arc;
 
-use dolmen_proto::head::{ReadBody, TableLocation};
+use dolmen_proto::head::{ReadBody, TableLocation, ViewBody};
 use dolmen_proto::history::HistoryRow;
 use dolmen_proto::ids::{SegmentId, SnapshotId};
-use dolmen_proto::link::Link;
+use dolmen_proto::keys::{MaskKey, MaskSecret, ViewSecret};
+use dolmen_proto::link::{Link, LinkSecret};
 use dolmen_proto::manifest::{
     Entry, EntryKind, ExtentList, ExtentWalk, FileEntry, FolderEntry, FolderWalk, Name, PlacedExtent, Snapshot,
 };
-use dolmen_proto::table::{Rows, SegmentRow, TableRoot};
-use dolmen_proto::tree::{BlobPointer, CountedTree, TreeItem, TreeWalk};
+use dolmen_proto::tree::{BlobPointer, CountedTree};
 
 use super::cache::BlobCache;
 use super::documents::Documents;
 use super::fetch::Fetcher;
 use super::segment::Place;
+use super::source::{NewestTable, TableHead};
 use super::table::{Table, damaged};
 use crate::budget::Budget;
 use crate::cores::Cores;
 use crate::error::{ClientError, ErrorKind};
-use crate::heads;
+use crate::heads::{self, Wanted};
 use crate::network::Nodes;
 use crate::state::SeenHeads;
 
@@ -48,13 +49,15 @@ pub(crate) struct Reading {
 /// A snapshot of a dataset that can be read. Clones share what is kept.
 #[derive(Clone)]
 pub(crate) struct Dataset {
-    documents: Documents,
+    pub(super) documents: Documents,
     /// For file contents.
     contents: Fetcher,
     /// Bytes of contents that may be held ahead of readers.
     ahead: Budget,
     budget_bytes: u64,
-    table: Arc<Table>,
+    table: NewestTable,
+    /// The table as it was when the dataset was opened.
+    pub(super) base: Arc<Table>,
     snapshot: BlobPointer,
     snapshot_id: SnapshotId,
     history: Option<CountedTree>,
@@ -66,15 +69,33 @@ impl std::fmt::Debug for Dataset {
     }
 }
 
+/// What a head says to those who read.
+struct Parts {
+    mask: Option<MaskSecret>,
+    head: TableHead,
+    table: (TableLocation, Option<MaskKey>),
+    snapshot: (BlobPointer, SnapshotId),
+    history: Option<CountedTree>,
+}
+
 /// A folder that is being read.
 pub(crate) struct Folder {
     walk: FolderWalk,
 }
 
-/// The rows of a table that are being read.
-pub(crate) enum TableRows {
-    Inline(Vec<SegmentRow>),
-    Tree(Box<TreeWalk<SegmentRow>>),
+impl Folder {
+    /// When this folder and another would read the same blob next: drops it from both, with all below it, and tells so.
+    pub(crate) fn skip_shared(&mut self, other: &mut Self) -> bool {
+        let same = match (self.walk.wanted(), other.walk.wanted()) {
+            (Some(left), Some(right)) => left.key == right.key && left.length == right.length,
+            _ => false,
+        };
+        if same {
+            self.walk.skip();
+            other.walk.skip();
+        }
+        same
+    }
 }
 
 /// The extents of a file that are being read.
@@ -84,11 +105,15 @@ pub(crate) enum Extents {
 }
 
 impl Dataset {
-    /// Reads head and table root. `everything`: the whole manifest will be read.
+    /// Reads head and table root of a dataset or of a view. `everything`: the whole manifest will be read.
     ///
     /// # Errors
-    /// As [`heads::read`]; `Damaged` or `NotNow` when documents cannot be read.
+    /// As [`heads::find`]; `Damaged` or `NotNow` when documents cannot be read.
     pub(crate) async fn open(reading: &Reading, link: &Link, everything: bool) -> Result<Self, ClientError> {
+        if let LinkSecret::View(secret) = link.secret() {
+            let found = heads::find(&reading.nodes, &Wanted::of_view(secret), reading.seen.as_ref()).await?;
+            return Self::of_view(reading, secret, found.body, everything).await;
+        }
         let (_, body) = heads::read(&reading.nodes, link, reading.seen.as_ref()).await?;
         Self::of_body(reading, &body, everything).await
     }
@@ -98,23 +123,52 @@ impl Dataset {
     /// # Errors
     /// `Damaged` or `NotNow` when documents cannot be read.
     pub(crate) async fn of_body(reading: &Reading, body: &ReadBody, everything: bool) -> Result<Self, ClientError> {
-        let Reading { nodes, cores, budget_bytes, cache, seen: _ } = reading;
+        let parts = Parts {
+            mask: Some(body.mask_secret.clone()),
+            head: TableHead::OfDataset(body.table_secret.clone(), body.table_head_key),
+            table: (body.table.clone(), None),
+            snapshot: (body.snapshot.clone(), body.snapshot_id),
+            history: body.history.clone(),
+        };
+        Self::of_parts(reading, parts, everything).await
+    }
+
+    async fn of_view(
+        reading: &Reading,
+        secret: &ViewSecret,
+        body: ViewBody,
+        everything: bool,
+    ) -> Result<Self, ClientError> {
+        let parts = Parts {
+            mask: None,
+            head: TableHead::OfView(secret.clone()),
+            table: (body.table, Some(body.table_mask)),
+            snapshot: (body.snapshot, body.snapshot_id),
+            history: None,
+        };
+        Self::of_parts(reading, parts, everything).await
+    }
+
+    async fn of_parts(reading: &Reading, parts: Parts, everything: bool) -> Result<Self, ClientError> {
+        let Reading { nodes, cores, budget_bytes, cache, seen } = reading;
         // Documents are kept between reads, so they must not share a budget with contents that wait for memory: what is
         // kept is bounded by itself.
-        let fetcher = Fetcher::new(nodes.clone(), cores.clone(), Budget::new(u64::MAX), Some(body.mask_secret.clone()));
+        let fetcher = Fetcher::new(nodes.clone(), cores.clone(), Budget::new(u64::MAX), parts.mask);
         let ahead_bytes = budget_bytes / 4;
         let contents = fetcher.with_budget(Budget::new(budget_bytes - ahead_bytes));
         let documents = Documents::new(fetcher, cache.clone(), everything);
-        let table = Arc::new(Table::open(nodes, &documents, &body.table, None).await?);
+        let table = NewestTable::open(nodes, seen.clone(), &documents, parts.head, parts.table).await?;
+        let (snapshot, snapshot_id) = parts.snapshot;
         Ok(Self {
             documents,
             contents,
             ahead: Budget::new(ahead_bytes),
             budget_bytes: *budget_bytes,
+            base: table.get(),
             table,
-            snapshot: body.snapshot.clone(),
-            snapshot_id: body.snapshot_id,
-            history: body.history.clone(),
+            snapshot,
+            snapshot_id,
+            history: parts.history,
         })
     }
 
@@ -185,6 +239,20 @@ impl Dataset {
         if let Some(blob) = self.documents.here(pointer).await {
             return Ok(blob);
         }
+        let known = self.known_table();
+        match self.fetch_blob(pointer, next).await {
+            Err(error) if self.is_newer_than(&known, &error).await => {
+                self.fetch_blob(pointer, std::iter::empty()).await
+            }
+            fetched => fetched,
+        }
+    }
+
+    async fn fetch_blob<'a>(
+        &self,
+        pointer: &BlobPointer,
+        next: impl Iterator<Item = &'a BlobPointer>,
+    ) -> Result<Arc<Vec<u8>>, ClientError> {
         let (place, offset) = self.locate(pointer).await?;
         let mut others = Vec::new();
         let mut bytes = pointer.sealed_bytes();
@@ -205,13 +273,33 @@ impl Dataset {
         self.documents.fetch(&place, (offset, pointer), &others).await
     }
 
-    /// Where a chunk or blob lies now: its segment's shards, and its offset there.
+    /// Where a chunk or blob lies now: its segment's shards, and its offset there. Looks for a newer table when the known
+    /// one does not have it.
     ///
     /// # Errors
-    /// `Damaged` when the table does not have the segment, `NotNow` when the table cannot be read.
+    /// `Damaged` when no table has the segment, `NotNow` when the table cannot be read.
     pub(crate) async fn locate(&self, pointer: &BlobPointer) -> Result<(Arc<Place>, u32), ClientError> {
-        let found = self.table.locate(&self.documents, pointer).await?;
-        found.ok_or_else(|| missing(pointer.segment))
+        loop {
+            let table = self.table.get();
+            if let Some(found) = table.locate(&self.documents, pointer).await? {
+                return Ok(found);
+            }
+            if !self.table.renew(&self.documents, &table).await {
+                return Err(missing(pointer.segment));
+            }
+        }
+    }
+
+    /// The table as it is known now.
+    pub(crate) fn known_table(&self) -> Arc<Table> {
+        self.table.get()
+    }
+
+    /// Whether what failed is worth another try, because there is a newer table than the one that was known before: what that
+    /// names may have been packed anew and deleted.
+    pub(crate) async fn is_newer_than(&self, known: &Arc<Table>, error: &ClientError) -> bool {
+        let may_have_moved = matches!(error.kind(), ErrorKind::Damaged | ErrorKind::NotNow);
+        may_have_moved && self.table.renew(&self.documents, known).await
     }
 
     /// Shows `visit` the place of every segment: content, documents, the table's own.
@@ -219,7 +307,7 @@ impl Dataset {
     /// # Errors
     /// As [`Dataset::locate`].
     pub(crate) async fn every_place(&self, visit: impl FnMut(Arc<Place>)) -> Result<(), ClientError> {
-        self.table.every_place(&self.documents, visit).await
+        self.table.get().every_place(&self.documents, visit).await
     }
 
     /// The entry at a path (components separated by slashes); `None` for the root itself.
@@ -357,62 +445,6 @@ impl Dataset {
                 Ok(Some(placed))
             }
         }
-    }
-}
-
-impl Dataset {
-    /// The root of the table.
-    pub(crate) fn table(&self) -> &TableRoot {
-        &self.table.root
-    }
-
-    /// Where the root of the table lies.
-    pub(crate) fn table_location(&self) -> &TableLocation {
-        &self.table.location
-    }
-
-    /// Starts to read the rows of the table.
-    pub(crate) fn rows(&self) -> TableRows {
-        match &self.table.root.rows {
-            Rows::Inline(rows) => TableRows::Inline(rows.clone()),
-            tree @ Rows::Tree { .. } => {
-                tree.walk().map_or(TableRows::Inline(Vec::new()), |walk| TableRows::Tree(Box::new(walk)))
-            }
-        }
-    }
-
-    /// The next rows, ascending by segment; may be none though more follow. `None` at the end. Shows `seen` the blob that
-    /// was read, if one was.
-    ///
-    /// # Errors
-    /// `Damaged` or `NotNow` when a blob cannot be read.
-    pub(crate) async fn next_rows_seen(
-        &self,
-        rows: &mut TableRows,
-        seen: impl FnOnce(&BlobPointer, &[u8]),
-    ) -> Result<Option<Vec<SegmentRow>>, ClientError> {
-        match rows {
-            TableRows::Inline(rows) if rows.is_empty() => Ok(None),
-            TableRows::Inline(rows) => Ok(Some(std::mem::take(rows))),
-            TableRows::Tree(walk) => self.next_of_table_seen(walk, seen).await,
-        }
-    }
-
-    /// The next items of one of the table's own trees; may be none though more follow. `None` at the end. Shows `seen` the
-    /// blob that was read.
-    ///
-    /// # Errors
-    /// `Damaged` or `NotNow` when a blob cannot be read.
-    pub(crate) async fn next_of_table_seen<T: TreeItem>(
-        &self,
-        walk: &mut TreeWalk<T>,
-        seen: impl FnOnce(&BlobPointer, &[u8]),
-    ) -> Result<Option<Vec<T>>, ClientError> {
-        let Some(pointer) = walk.wanted().cloned() else { return Ok(None) };
-        let blob = self.table.blob(&self.documents, &pointer).await?;
-        let items = walk.supply(&blob).map_err(|error| damaged(&error))?;
-        seen(&pointer, &blob);
-        Ok(Some(items))
     }
 }
 

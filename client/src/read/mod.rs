@@ -3,6 +3,7 @@
 /// Extension of a snapshot that may be ignored: a single file was put, and the root folder only holds it.
 pub(crate) const SINGLE_EXTENSION: u16 = 2;
 
+mod base;
 mod cache;
 mod dataset;
 mod documents;
@@ -11,9 +12,12 @@ mod kept;
 mod part;
 pub(crate) mod range;
 mod segment;
+mod source;
 mod table;
+mod walk;
 
 pub(crate) use cache::BlobCache;
 pub(crate) use dataset::{Dataset, Folder, Reading};
-pub(crate) use part::{Chunk, runs};
+pub(crate) use part::{Chunk, Part, Run, runs};
 pub(crate) use segment::{Opener, Place, SegmentData};
+pub(crate) use walk::{EntryWalk, join};

@@ -154,11 +154,25 @@ async fn overlapping(
     }
 }
 
-/// Reads a range of a file, which must lie in it, into one buffer. `extend`: gives more bytes when they come anyway.
+/// Reads a range of a file, which must lie in it, into one buffer. `extend`: gives more bytes when they come anyway. A file may
+/// be open for longer than segments that were packed anew are kept, so a newer table is looked for before giving up.
 ///
 /// # Errors
 /// `Damaged` or `NotNow` when something cannot be read.
 pub(crate) async fn read(
+    dataset: &Dataset,
+    file: &FileEntry,
+    range: Range<u64>,
+    extend: bool,
+) -> Result<Vec<u8>, ClientError> {
+    let known = dataset.known_table();
+    match read_once(dataset, file, range.clone(), extend).await {
+        Err(error) if dataset.is_newer_than(&known, &error).await => read_once(dataset, file, range, extend).await,
+        read => read,
+    }
+}
+
+async fn read_once(
     dataset: &Dataset,
     file: &FileEntry,
     range: Range<u64>,

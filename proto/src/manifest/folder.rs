@@ -166,6 +166,12 @@ impl FolderWalk {
         Ok(entries)
     }
 
+    /// Drops the blob that is wanted, with all below it: what is in it is known already. Totals are then checked only as
+    /// upper bounds.
+    pub fn skip(&mut self) {
+        self.walk.skip();
+    }
+
     /// Drops blobs that end before `name`, to look up one entry; see [`TreeWalk::seek`].
     pub fn seek(&mut self, name: &Name) {
         self.walk.seek(name);
