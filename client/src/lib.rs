@@ -41,7 +41,7 @@ pub use inspect::{
     check_folder,
 };
 pub use listing::Listing;
-pub use options::{Destination, GetOptions, PutOptions};
+pub use options::{Compression, Destination, GetOptions, PutOptions};
 pub use progress::{Progress, ProgressEvent, ProgressSink, Stage};
 pub use report::{
     EntryKind, FailedFile, GetReport, InfoReport, ListedEntry, LogEntry, NodeView, PutReport, RemoveReport, RenewReport,

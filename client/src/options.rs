@@ -5,9 +5,10 @@
 use std::fmt;
 use std::io::Write;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
-use crate::config::PolicyChoice;
+use crate::config::{ConfigError, PolicyChoice};
 
 /// Choices of one put.
 #[derive(Debug, Clone, Default)]
@@ -28,6 +29,34 @@ pub struct PutOptions {
     pub delete: bool,
     /// Files are unchanged when their contents are, whatever their times say; otherwise size and time decide.
     pub checksum: bool,
+    /// Whether chunks are compressed before they are sealed.
+    pub compress: Compression,
+}
+
+/// Whether chunks are compressed before they are sealed, with Zstandard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Compression {
+    /// Those of files whose beginning becomes at least a tenth smaller.
+    #[default]
+    Auto,
+    /// None.
+    Off,
+    /// All that become smaller by it.
+    Zstd,
+}
+
+impl FromStr for Compression {
+    type Err = ConfigError;
+
+    /// Reads `auto`, `off` or `zstd`.
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "off" => Ok(Self::Off),
+            "zstd" => Ok(Self::Zstd),
+            _ => Err(ConfigError::Value { key: "compress", reason: format!("{text:?} is neither auto, off nor zstd") }),
+        }
+    }
 }
 
 /// Where a get writes.

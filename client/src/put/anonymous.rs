@@ -77,6 +77,7 @@ pub(crate) async fn put(
         salt: keys.snapshot_salt(header.created),
         parent: None,
         single: prepared.single,
+        needs: prepared.needs,
     };
     let files = prepared.root.totals.files;
     let (root, id) = write_snapshot(&mut store, prepared.root, about).await?;
@@ -123,7 +124,7 @@ async fn open_journal(
             PolicyChoice::Auto => true,
             PolicyChoice::Fixed { k, n } => header.policy == (k, n),
         };
-        Journal::open(&state, &paths, fits, || fresh_header(fresh_policy?, now))
+        Journal::open(&state, b"", &paths, fits, || fresh_header(fresh_policy?, now))
     });
     journal.await.map_err(|error| ClientError::bug("the journal failed", error))?
 }

@@ -23,6 +23,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 
+use super::compress::{Packer, Sampler};
 use super::index::{ChunkIndex, Place};
 use super::manifest::SegmentIds;
 use super::part::{Chunk, InSegment, Part};
@@ -35,6 +36,7 @@ use super::walk::Walker;
 use crate::budget::{Budget, Pool};
 use crate::cores::Cores;
 use crate::error::ClientError;
+use crate::options::Compression;
 use crate::progress::{Progress, ProgressEvent};
 use crate::report::FailedFile;
 
@@ -56,6 +58,8 @@ pub(crate) struct Tally {
     pub(crate) bytes: u64,
     /// Plain bytes of chunks that were not stored before.
     pub(crate) new_bytes: u64,
+    /// Some chunk was compressed.
+    pub(crate) packed: bool,
     pub(crate) failed: Vec<FailedFile>,
 }
 
@@ -107,6 +111,7 @@ pub(crate) struct Contents {
     pub(crate) cores: Cores,
     /// `None` where nothing is to be stored, only counted.
     pub(crate) outlet: Option<Outlet>,
+    pub(crate) compress: Compression,
     pub(crate) budget_bytes: u64,
     pub(crate) progress: Progress,
 }
@@ -134,11 +139,12 @@ pub(crate) async fn store(
     let (blocks, receiver) = mpsc::channel(1);
     let walker = walker(found);
     let walking = tokio::task::spawn_blocking(move || walker.run(roots));
-    let (runtime, seed) = (Handle::current(), contents.keys.chunker_seed);
+    let (runtime, seed, compress) = (Handle::current(), contents.keys.chunker_seed, contents.compress);
     let reading = tokio::task::spawn_blocking(move || {
         let (budget, pool) = (Budget::new(blocks_bytes), Pool::new());
         let block_bytes = usize::try_from(block_bytes).unwrap_or(CHUNK_MAX_BYTES);
-        Reader { found: finds, cutter: Cutter::new(seed), budget, pool, block_bytes, blocks, runtime }.run();
+        let (cutter, sampler) = (Cutter::new(seed), Sampler::new(compress));
+        Reader { found: finds, cutter, budget, pool, block_bytes, blocks, runtime, sampler }.run();
     });
     let packing = Packing {
         keyed_ahead: contents.cores.count() + 1,
@@ -154,12 +160,20 @@ pub(crate) async fn store(
     packing.all(receiver, walking, reading).await
 }
 
+/// A chunk that can be found, or sealed.
+struct Keyed {
+    key: ChunkKey,
+    id: ChunkId,
+    /// Its bytes compressed, when that pays.
+    packed: Option<Bytes>,
+}
+
 /// The key and id of every chunk of each block, computed for several blocks at once, in order.
 fn with_keys(
     blocks: mpsc::Receiver<Block>,
     contents: &Contents,
     ahead: usize,
-) -> impl Stream<Item = Result<(Block, Vec<(ChunkKey, ChunkId)>), ClientError>> + use<> {
+) -> impl Stream<Item = Result<(Block, Vec<Keyed>), ClientError>> + use<> {
     let (cores, keys) = (contents.cores.clone(), Arc::clone(&contents.keys));
     let blocks = futures::stream::unfold(blocks, |mut blocks| async move { Some((blocks.recv().await?, blocks)) });
     let keyed = blocks.map(move |block| {
@@ -167,16 +181,20 @@ fn with_keys(
         async move {
             cores
                 .run(move || {
-                    let chunks = block.steps.iter().filter_map(|step| match step {
-                        Step::Chunk { start, length } => {
-                            let key = chunk_key(&keys.dedup, Codec::Plain, &block.data[*start..start + length]);
-                            let id = key.id();
-                            Some((key, id))
+                    let mut packer = Packer::default();
+                    let mut keyed = Vec::new();
+                    for step in &block.steps {
+                        if let Step::Chunk { start, length, pack } = step {
+                            let plain = &block.data[*start..start + length];
+                            let packed = if *pack { packer.pack(plain) } else { None };
+                            let key = match &packed {
+                                Some(packed) => chunk_key(&keys.dedup, Codec::Zstd, packed),
+                                None => chunk_key(&keys.dedup, Codec::Plain, plain),
+                            };
+                            keyed.push(Keyed { id: key.id(), key, packed });
                         }
-                        _ => None,
-                    });
-                    let chunks = chunks.collect();
-                    (block, chunks)
+                    }
+                    (block, keyed)
                 })
                 .await
         }
@@ -232,8 +250,8 @@ impl Packing {
     ) -> Result<(), ContentError> {
         let mut keyed = std::pin::pin!(with_keys(blocks, &self.contents, self.keyed_ahead));
         while let Some(block) = keyed.next().await {
-            let (block, keys) = block?;
-            self.take(block, &keys).await?;
+            let (block, chunks) = block?;
+            self.take(block, chunks).await?;
         }
         reading.await.map_err(|error| ClientError::bug("reading files failed", error))?;
         walking.await.map_err(|error| ClientError::bug("reading folders failed", error))??;
@@ -244,15 +262,15 @@ impl Packing {
         Ok(())
     }
 
-    async fn take(&mut self, block: Block, keys: &[(ChunkKey, ChunkId)]) -> Result<(), ContentError> {
-        let mut keys = keys.iter();
+    async fn take(&mut self, block: Block, keyed: Vec<Keyed>) -> Result<(), ContentError> {
+        let mut keyed = keyed.into_iter();
         for step in block.steps {
             match step {
-                Step::Chunk { start, length } => {
-                    let (key, id) =
-                        keys.next().ok_or_else(|| ClientError::bug("a chunk has no key", "counts differ"))?;
+                Step::Chunk { start, length, .. } => {
+                    let lost = || ClientError::bug("a chunk has no key", "counts differ");
+                    let chunk = keyed.next().ok_or_else(lost)?;
                     let plain = block.data.slice(start..start + length);
-                    let chunk = self.chunk(key, *id, plain).await?;
+                    let chunk = self.chunk(chunk, plain).await?;
                     self.part(&Part::Chunk(chunk))?;
                 }
                 Step::Enter(meta) => self.part(&Part::Enter(meta))?,
@@ -311,28 +329,38 @@ impl Packing {
     }
 
     /// Finds where a chunk lies, or gives it a place.
-    async fn chunk(&mut self, key: &ChunkKey, id: ChunkId, plain: Bytes) -> Result<Chunk, ContentError> {
+    async fn chunk(&mut self, chunk: Keyed, plain: Bytes) -> Result<Chunk, ContentError> {
         let bug = |error: &dyn std::fmt::Display| ClientError::bug("a chunk is too long", error);
-        let length = u32::try_from(plain.len()).map_err(|error| bug(&error))?;
+        let Keyed { key, id, packed } = chunk;
+        let plain_bytes = u32::try_from(plain.len()).map_err(|error| bug(&error))?;
+        self.tally.packed |= packed.is_some();
+        let bytes = packed.unwrap_or(plain);
+        let length = u32::try_from(bytes.len()).map_err(|error| bug(&error))?;
         let place = match self.index.find(&id) {
             Some(place) => {
-                self.contents.progress.event(ProgressEvent::Bytes(length.into()));
+                self.contents.progress.event(ProgressEvent::Bytes(plain_bytes.into()));
                 place
             }
             None => {
-                self.tally.new_bytes += u64::from(length);
-                let (number, offset) = self.place(key, id, plain).await?;
+                self.tally.new_bytes += u64::from(plain_bytes);
+                let (number, offset) = self.place(&key, id, bytes, plain_bytes).await?;
                 self.index.insert(id, number, offset);
                 Place { segment: InSegment::Number(number), offset }
             }
         };
-        self.current.1 += u64::from(length);
-        Ok(Chunk { key: key.clone(), segment: place.segment, offset: place.offset, length, plain: length })
+        self.current.1 += u64::from(plain_bytes);
+        Ok(Chunk { key, segment: place.segment, offset: place.offset, length, plain: plain_bytes })
     }
 
-    async fn place(&mut self, key: &ChunkKey, id: ChunkId, plain: Bytes) -> Result<(u32, u32), ContentError> {
+    async fn place(
+        &mut self,
+        key: &ChunkKey,
+        id: ChunkId,
+        bytes: Bytes,
+        plain_bytes: u32,
+    ) -> Result<(u32, u32), ContentError> {
         let Some(outlet) = &self.contents.outlet else { return Ok((0, 0)) };
-        let place = self.filling.as_mut().and_then(|filling| filling.push(key, id, plain.clone()));
+        let place = self.filling.as_mut().and_then(|filling| filling.push(key, id, bytes.clone(), plain_bytes));
         let offset = match place {
             Some(offset) => offset,
             None => {
@@ -343,7 +371,7 @@ impl Packing {
                 }
                 let mut filling = Filling::begin(&workshop).await;
                 self.begun += 1;
-                let offset = filling.push(key, id, plain);
+                let offset = filling.push(key, id, bytes, plain_bytes);
                 self.filling = Some(filling);
                 offset.ok_or_else(|| ClientError::bug("a chunk fits no segment", "segments hold every chunk"))?
             }

@@ -20,6 +20,8 @@ use super::queue::unnamed;
 const FRESH_MAX: usize = 128 * 1024;
 /// Chunks that are moved at a time.
 const MOVED_AT_ONCE: usize = 64 * 1024;
+/// Forwarded chunks that are remembered; others are stored again.
+const FORWARDED_MAX: usize = 1024 * 1024;
 /// What a database may keep in memory.
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
 
@@ -85,6 +87,15 @@ impl ChunkIndex {
     pub(crate) fn live(&mut self, segment: SegmentId) {
         if let Some(dataset) = &mut self.dataset {
             dataset.live.insert(short(&segment));
+        }
+    }
+
+    /// Says that a chunk of the base lies elsewhere now: it counts though the segment that names it is not live.
+    pub(crate) fn forwarded(&mut self, segment: SegmentId, offset: u32) {
+        if let Some(dataset) = &mut self.dataset
+            && dataset.forwarded.len() < FORWARDED_MAX
+        {
+            dataset.forwarded.insert((short(&segment), offset));
         }
     }
 
@@ -240,6 +251,8 @@ struct Dataset {
     chunks: ReadOnlyTable<&'static [u8; 32], &'static [u8; 36]>,
     /// The beginnings of the ids of live segments: they are hashes.
     live: HashSet<u64>,
+    /// The same of segments that name chunks which lie elsewhere, and the offsets of these.
+    forwarded: HashSet<(u64, u32)>,
     /// Chunks that are not in the database yet.
     fresh: Vec<(ChunkId, [u8; 36])>,
 }
@@ -265,7 +278,7 @@ impl Dataset {
         transaction.open_table(COMPLETE)?;
         transaction.commit()?;
         let chunks = database.begin_read()?.open_table(CHUNKS)?;
-        Ok(Self { path, database, chunks, live: HashSet::new(), fresh: Vec::new() })
+        Ok(Self { path, database, chunks, live: HashSet::new(), forwarded: HashSet::new(), fresh: Vec::new() })
     }
 
     fn is_complete(&self, snapshot: &SnapshotId) -> Result<bool, redb::Error> {
@@ -278,7 +291,8 @@ impl Dataset {
         let (segment, offset) = value.value().split_first_chunk::<32>().unwrap_or((&[0; 32], &[]));
         let segment = SegmentId::new(*segment);
         let offset = u32::from_le_bytes(offset.try_into().unwrap_or_default());
-        let live = self.live.contains(&short(&segment));
+        let short = short(&segment);
+        let live = self.live.contains(&short) || self.forwarded.contains(&(short, offset));
         Ok(live.then_some(Place { segment: InSegment::Id(segment), offset }))
     }
 
@@ -359,7 +373,9 @@ mod tests {
         index.live(segment(2));
         assert_eq!(index.find(&chunk(2)), Some(Place { segment: InSegment::Id(segment(2)), offset: 22 }));
         assert_eq!((index.find(&chunk(1)), index.find(&chunk(3))), (None, None));
-        index.live(segment(1));
+        index.forwarded(segment(1), 10);
+        assert_eq!(index.find(&chunk(1)), None, "another chunk of that segment was moved");
+        index.forwarded(segment(1), 11);
         assert_eq!(index.find(&chunk(1)), Some(Place { segment: InSegment::Id(segment(1)), offset: 11 }));
     }
 

@@ -151,7 +151,13 @@ fn extent(chunk: Chunk, ids: &SegmentIds) -> Result<Extent, ManifestError> {
         InSegment::Id(id) => id,
         InSegment::Number(number) => ids.wait(number).ok_or(ManifestError::Gone)?,
     };
-    Ok(Extent::Chunk(BlobPointer { key: chunk.key, segment, offset: chunk.offset, length: chunk.length }))
+    let pointer = BlobPointer { key: chunk.key, segment, offset: chunk.offset, length: chunk.length };
+    // A chunk that was compressed is smaller than it was, always.
+    Ok(if chunk.length == chunk.plain {
+        Extent::Chunk(pointer)
+    } else {
+        Extent::Compressed { pointer, plain_bytes: chunk.plain }
+    })
 }
 
 fn out_of_order() -> ClientError {

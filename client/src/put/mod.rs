@@ -14,6 +14,7 @@
 
 mod acknowledged;
 mod anonymous;
+mod compress;
 mod content;
 mod documents;
 mod exclude;

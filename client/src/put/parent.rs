@@ -7,9 +7,10 @@ use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use dolmen_proto::codec::Needs;
 use dolmen_proto::ids::SnapshotId;
-use dolmen_proto::manifest::{Entry, EntryKind, Extent, ExtentList, FolderEntry};
-use dolmen_proto::table::RowKind;
+use dolmen_proto::manifest::{Entry, EntryKind, Extent, ExtentList, FolderEntry, Snapshot};
+use dolmen_proto::table::{ForwardRow, RowKind};
 use dolmen_proto::tree::{BlobPointer, Node, TreeItem};
 
 use super::index::ChunkIndex;
@@ -58,13 +59,20 @@ pub(crate) struct Parent {
     dataset: Dataset,
     id: SnapshotId,
     root: FolderEntry,
+    needs: Needs,
     known: Known,
 }
 
 impl Parent {
-    /// A snapshot of a dataset that can be read, and its root folder; `known` learns the blobs that are read.
-    pub(crate) fn new(dataset: Dataset, id: SnapshotId, root: FolderEntry, known: Known) -> Self {
-        Self { dataset, id, root, known }
+    /// The snapshot that a dataset is opened at; `known` learns the blobs that are read.
+    pub(crate) fn new(dataset: Dataset, snapshot: &Snapshot, known: Known) -> Self {
+        let (id, root, needs) = (dataset.snapshot_id(), snapshot.root.clone(), snapshot.needs);
+        Self { dataset, id, root, needs, known }
+    }
+
+    /// What readers of the snapshot must know, and so those of any that keeps entries of it.
+    pub(crate) fn needs(&self) -> Needs {
+        self.needs
     }
 
     /// The entries of its root folder.
@@ -110,6 +118,12 @@ impl Parent {
         while let Some(rows) = self.dataset.next_rows_seen(&mut rows, |_, _| {}).await? {
             let content = rows.iter().filter(|row| row.kind() == RowKind::Content);
             content.for_each(|row| index.live(row.id()));
+        }
+        if let Some(forwards) = &self.dataset.table().forwards {
+            let mut walk = forwards.walk::<ForwardRow>();
+            while let Some(rows) = self.dataset.next_of_table_seen(&mut walk, |_, _| {}).await? {
+                rows.iter().for_each(|row| index.forwarded(row.segment, row.offset));
+            }
         }
         if index.is_complete(&self.id) {
             return Ok(index);

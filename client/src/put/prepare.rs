@@ -53,6 +53,8 @@ pub(crate) struct Prepared {
     pub(crate) root: FolderEntry,
     /// A file was put, not a folder that has one.
     pub(crate) single: bool,
+    /// What readers of the snapshot must know.
+    pub(crate) needs: Needs,
     pub(crate) tally: Tally,
     index: ChunkIndex,
     ids: SegmentIds,
@@ -80,6 +82,7 @@ pub(crate) async fn estimate(
         keys,
         cores: context.cores.clone(),
         outlet: None,
+        compress: input.options.compress,
         budget_bytes: context.config.memory_budget_bytes,
         progress: context.progress.clone(),
     };
@@ -125,6 +128,7 @@ fn storing(
 /// folder. Files that fail are in the tally.
 pub(crate) async fn prepare(store: &mut Store, input: Input<'_>) -> Result<Prepared, ClientError> {
     let single = input.roots.single;
+    let needs = input.parent.as_ref().map_or(Needs::NONE, Parent::needs);
     let ids = SegmentIds::default();
     let (writer, reader) = queue(&input.scratch);
     let outlet =
@@ -133,6 +137,7 @@ pub(crate) async fn prepare(store: &mut Store, input: Input<'_>) -> Result<Prepa
         keys: Arc::clone(&store.keys),
         cores: store.workshop.cores.clone(),
         outlet: Some(outlet),
+        compress: input.options.compress,
         budget_bytes: store.budget_bytes,
         progress: store.progress.clone(),
     };
@@ -146,7 +151,8 @@ pub(crate) async fn prepare(store: &mut Store, input: Input<'_>) -> Result<Prepa
         _ => return Err(ClientError::bug("a put ended early", "nobody says why")),
     };
     store.stored.extend(done.segments.into_iter().map(|stored| (RowKind::Content, stored)));
-    Ok(Prepared { root, single, tally: done.tally, index: done.index, ids })
+    let needs = if done.tally.packed { needs.and(Needs::COMPRESSED_CHUNKS) } else { needs };
+    Ok(Prepared { root, single, needs, tally: done.tally, index: done.index, ids })
 }
 
 /// Runs work that may block on a thread of its own; dropped, it stops.
@@ -199,6 +205,8 @@ pub(crate) struct About {
     pub(crate) parent: Option<format::Parent>,
     /// A file was put, not a folder that has one.
     pub(crate) single: bool,
+    /// What its readers must know.
+    pub(crate) needs: Needs,
 }
 
 /// Writes the root blob of a snapshot; gives where it lies, under a provisional id, and what it is called.
@@ -215,8 +223,8 @@ pub(crate) async fn write_snapshot(
     if about.single {
         extensions.insert(SINGLE_EXTENSION, Vec::new()).map_err(|error| bug(&error))?;
     }
-    let About { created, message, salt, parent, .. } = about;
-    let snapshot = Snapshot { needs: Needs::NONE, created, message, parent, salt, root, extensions };
+    let About { created, message, salt, parent, needs, .. } = about;
+    let snapshot = Snapshot { needs, created, message, parent, salt, root, extensions };
     store
         .write(move |sink| {
             let pointer = snapshot.put(sink).map_err(built)?;

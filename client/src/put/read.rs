@@ -16,6 +16,7 @@ use tokio::io::AsyncReadExt;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
+use super::compress::Sampler;
 use super::part::{FileRead, Meta};
 use super::source::Stream;
 use super::walk::{Found, Origin, mtime_ns, permission_bits, weight};
@@ -52,8 +53,8 @@ pub(crate) enum Step {
     Removed(u64),
     /// A file is read from its start.
     Begin(Meta, Change),
-    /// The next bytes of the file: `length` bytes of the block, from `start`.
-    Chunk { start: usize, length: usize },
+    /// The next bytes of the file: `length` bytes of the block, from `start`; to be compressed if that pays.
+    Chunk { start: usize, length: usize, pack: bool },
     /// The next bytes of the file are so many zeros that were never written.
     Hole(u64),
     /// The file is read whole and did not change meanwhile.
@@ -81,6 +82,7 @@ pub(crate) struct Reader {
     pub(crate) block_bytes: usize,
     pub(crate) blocks: mpsc::Sender<Block>,
     pub(crate) runtime: Handle,
+    pub(crate) sampler: Sampler,
 }
 
 /// The receiver of blocks is gone: nobody wants more.
@@ -113,12 +115,14 @@ struct Filling {
     cut: usize,
     /// A file has begun and not ended.
     begun: bool,
+    /// Whether its chunks are to be compressed, once its first one is known.
+    pack: Option<bool>,
 }
 
 impl Filling {
     fn step(&mut self, step: Step) {
         match &step {
-            Step::Begin(..) => self.begun = true,
+            Step::Begin(..) => (self.begun, self.pack) = (true, None),
             Step::End(_) | Step::Abandon => self.begun = false,
             _ => {}
         }
@@ -186,7 +190,7 @@ impl Reader {
         let mut buffer = self.pool.get();
         buffer.clear();
         buffer.reserve_exact(self.block_bytes);
-        Filling { held: Some(held), buffer, steps: Vec::new(), steps_bytes: 0, cut: 0, begun: false }
+        Filling { held: Some(held), buffer, steps: Vec::new(), steps_bytes: 0, cut: 0, begun: false, pack: None }
     }
 
     /// Hands on what is cut and starts a new block with the rest.
@@ -203,7 +207,7 @@ impl Reader {
         // The rest keeps the old block alive while the new one is waited for: there are always memory for two.
         let mut next = self.fresh();
         next.buffer.extend_from_slice(&rest);
-        next.begun = filling.begun;
+        (next.begun, next.pack) = (filling.begun, filling.pack);
         *filling = next;
         Ok(())
     }
@@ -358,7 +362,10 @@ impl Reader {
             let end = left == 0 || read < wanted;
             while let Some(length) = self.cutter.cut(&filling.buffer[filling.cut..], end) {
                 let start = filling.cut;
-                filling.step(Step::Chunk { start, length });
+                let beginning = &filling.buffer[start..start + length];
+                let pack = filling.pack.unwrap_or_else(|| self.sampler.pays(beginning));
+                filling.pack = Some(pack);
+                filling.step(Step::Chunk { start, length, pack });
                 filling.cut += length;
             }
             if end {

@@ -77,7 +77,7 @@ impl Workshop {
 struct Waiting {
     at: usize,
     key: ChunkKey,
-    plain: Bytes,
+    bytes: Bytes,
 }
 
 /// Takes chunks for one segment.
@@ -118,12 +118,12 @@ impl Filling {
         }
     }
 
-    /// Gives a chunk its place; `None`: it does not fit any more.
-    pub(crate) fn push(&mut self, key: &ChunkKey, id: ChunkId, plain: Bytes) -> Option<u32> {
-        let offset = self.packer.push(sealed_len(plain.len()))?;
+    /// Gives a chunk its place; `None`: it does not fit any more. `plain_bytes` is what it is of a file.
+    pub(crate) fn push(&mut self, key: &ChunkKey, id: ChunkId, bytes: Bytes, plain_bytes: u32) -> Option<u32> {
+        let offset = self.packer.push(sealed_len(bytes.len()))?;
         self.chunks.push((id, offset));
-        self.plain_bytes += plain.len() as u64;
-        self.waiting.push(Waiting { at: offset as usize, key: key.clone(), plain });
+        self.plain_bytes += u64::from(plain_bytes);
+        self.waiting.push(Waiting { at: offset as usize, key: key.clone(), bytes });
         Some(offset)
     }
 
@@ -142,8 +142,8 @@ impl Filling {
                 .run(move || {
                     for chunk in waiting {
                         let at = chunk.at - start;
-                        let out = &mut part[at..at + sealed_len(chunk.plain.len())];
-                        seal_into(&chunk.key, &chunk.plain, out)
+                        let out = &mut part[at..at + sealed_len(chunk.bytes.len())];
+                        seal_into(&chunk.key, &chunk.bytes, out)
                             .map_err(|error| ClientError::bug("could not seal a chunk", error))?;
                     }
                     Ok(part)
@@ -152,7 +152,7 @@ impl Filling {
         }));
     }
 
-    /// Bytes of all chunks before sealing.
+    /// Bytes of files that its chunks are.
     pub(crate) fn plain_bytes(&self) -> u64 {
         self.plain_bytes
     }
@@ -256,7 +256,7 @@ mod tests {
         let mut offsets = Vec::new();
         for plain in plains {
             let key = chunk_key(&shop.keys.dedup, Codec::Plain, plain);
-            offsets.push(filling.push(&key, key.id(), plain.clone()).unwrap());
+            offsets.push(filling.push(&key, key.id(), plain.clone(), plain.len() as u32).unwrap());
             filling.seal(shop);
         }
         (filling.finish(shop).await.unwrap(), offsets)

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use dolmen_proto::codec::Extensions;
+use dolmen_proto::codec::{Extensions, Needs};
 use dolmen_proto::head::{Head, HeadOrder, ReadBody, TableBody};
 use dolmen_proto::ids::{SegmentId, SnapshotId, Timestamp};
 use dolmen_proto::keys::{DatasetKeys, ReadKeys, TableKeys, VaultSecret};
@@ -23,7 +23,7 @@ use super::source::Stream;
 use super::*;
 use crate::config::PolicyChoice;
 use crate::network::memory::{Handle, Memory};
-use crate::options::PutOptions;
+use crate::options::{Compression, PutOptions};
 use crate::read::{Dataset, Reading};
 use crate::state::{Journal, JournalHeader};
 use crate::{Client, Destination, GetOptions, heads};
@@ -152,13 +152,13 @@ impl World {
             document_policy: policy.document_policy(),
             require_full: true,
             after: base.as_ref().map(Dataset::snapshot_id),
-            journal: Journal::open(&self.state, &[self.source()], |_| true, || Ok(header.clone())).unwrap(),
+            journal: Journal::open(&self.state, b"dataset", &[self.source()], |_| true, || Ok(header.clone())).unwrap(),
         };
         let mut store = Store::new(&self.context(), &candidates, terms);
         let parent = base
             .as_ref()
             .zip(snapshot)
-            .map(|(base, snapshot)| Parent::new(base.clone(), base.snapshot_id(), snapshot.root, store.known.clone()));
+            .map(|(base, snapshot)| Parent::new(base.clone(), &snapshot, store.known.clone()));
         let input = self.input(source.roots().await.unwrap(), parent, to, options);
         let prepared = prepare(&mut store, input).await.unwrap();
         let tally = prepared.tally.clone();
@@ -168,6 +168,7 @@ impl World {
             salt: self.keys.snapshot_salt(header.created),
             parent: self.newest.clone(),
             single: prepared.single,
+            needs: prepared.needs,
         };
         let (root, id) = write_snapshot(&mut store, prepared.root.clone(), about).await.unwrap();
         let table = write_table(&mut store, base.as_ref(), TableChange::default()).await.unwrap();
@@ -404,6 +405,47 @@ async fn what_is_not_in_the_source_stays_unless_it_is_to_go() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_can_be_compressed_is_and_comes_back() {
+    let mut world = World::new();
+    let text =
+        |seed: u64| (0..60_000u64).flat_map(|i| format!("{} ", i * seed % 1009).into_bytes()).collect::<Vec<_>>();
+    world.write("large text", &[text(3), text(5), text(7)].concat().repeat(6));
+    world.write("small text", &text(11)[..5000]);
+    world.write("noise", &noise(1, 300_000));
+    // What follows the beginning of a file may be otherwise.
+    world.write("mixed", &[text(13), noise(2, 3_000_000)].concat());
+    let plain: u64 = files(&world.source()).values().map(|file| file.len() as u64).sum();
+    let first = world.put(&PutOptions::default()).await;
+    assert!(first.sent_bytes * 2 / 3 < plain * 8 / 10, "{} of {plain} bytes were sent", first.sent_bytes);
+    let dataset = world.dataset().await.unwrap();
+    assert!(dataset.snapshot().await.unwrap().needs.contains(Needs::COMPRESSED_CHUNKS));
+    assert_eq!(world.get().await, files(&world.source()));
+    // Found again after it was compressed again, and needed by a snapshot that only keeps it.
+    world.write("moved", &fs::read(world.source().join("large text")).unwrap());
+    let again = world.put(&PutOptions { compress: Compression::Zstd, ..PutOptions::default() }).await;
+    assert_eq!(again.tally.new_bytes, 0);
+    world.write("other", &noise(3, 1000));
+    world.put(&PutOptions { compress: Compression::Off, ..PutOptions::default() }).await;
+    let dataset = world.dataset().await.unwrap();
+    assert!(dataset.snapshot().await.unwrap().needs.contains(Needs::COMPRESSED_CHUNKS));
+    assert_eq!(world.get().await, files(&world.source()));
+    world.assert_whole().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn small_files_share_segments_and_little_is_lost_between_them() {
+    let mut world = World::new();
+    for number in 0..7_000u32 {
+        world.write(&format!("{:02}/{number}", number % 64), &noise(number.into(), 10 * 1024));
+    }
+    let put = world.put(&PutOptions::default()).await;
+    assert_eq!(put.content.len(), 3, "70 MiB in segments of 32 MiB");
+    let plain = 7_000 * 10 * 1024;
+    let ideal = plain * 3 / 2;
+    assert!(put.sent_bytes - put.document_bytes * 3 < ideal * 105 / 100, "{} for {ideal}", put.sent_bytes);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_left_out_is_neither_put_nor_deleted() {
     let mut world = World::new();
     world.write("keep", b"1");
@@ -429,8 +471,8 @@ async fn an_estimate_says_what_a_put_would_do_and_stores_nothing() {
         let before = world.network.puts.load(Ordering::SeqCst);
         let parent = match world.dataset().await {
             Some(base) => {
-                let root = base.snapshot().await.unwrap().root;
-                Some(Parent::new(base.clone(), base.snapshot_id(), root, parent::Known::default()))
+                let snapshot = base.snapshot().await.unwrap();
+                Some(Parent::new(base.clone(), &snapshot, parent::Known::default()))
             }
             None => None,
         };

@@ -1,6 +1,6 @@
 //! The journal of one put: what decides that a rerun is byte-identical, and which shards nodes have acknowledged.
 //!
-//! Decides when two runs are the same upload: the same paths. Acknowledgements are records of a fixed length with a
+//! Decides when two runs are the same upload: the same dataset and the same paths. Acknowledgements are records of a fixed length with a
 //! checksum, appended and synced in batches; a torn or lost one means that a shard is offered again, which a node
 //! answers at once.
 
@@ -27,6 +27,7 @@ const VERSION: u8 = 1;
 /// What decides the bytes of an upload beside the files themselves.
 #[derive(Debug, Clone)]
 pub(crate) struct JournalHeader {
+    /// Of the throw-away vault of an anonymous upload; all zero where a vault is at hand.
     pub(crate) vault: VaultSecret,
     pub(crate) created: Timestamp,
     /// Data and all shards of content segments.
@@ -56,7 +57,8 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// Opens the journal of an earlier run over the same paths, or starts one with what `fresh` gives
+    /// Opens the journal of an earlier run of the same `scope` (which dataset and place; empty for an anonymous upload) over
+    /// the same paths, or starts one with what `fresh` gives
     /// when there is none or it does not fit.
     ///
     /// While another process writes the journal of these paths, this run gets a journal of its own.
@@ -65,6 +67,7 @@ impl Journal {
     /// `Local` when it cannot be read or written; whatever `fresh` fails with.
     pub(crate) fn open(
         state: &State,
+        scope: &[u8],
         paths: &[PathBuf],
         fits: impl Fn(&JournalHeader) -> bool,
         fresh: impl FnOnce() -> Result<JournalHeader, ClientError>,
@@ -75,6 +78,10 @@ impl Journal {
         canonical.sort();
         for path in &canonical {
             hasher.update(path.as_os_str().as_bytes()).update(&[0]);
+        }
+        if !scope.is_empty() {
+            // No path is empty, so what follows is none.
+            hasher.update(&[0]).update(scope);
         }
         let name = to_hex(&hasher.finalize().as_bytes()[..16]);
         for attempt in 0u32.. {
@@ -256,7 +263,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let state = State::open(folder.path()).unwrap();
         let paths = [folder.path().to_path_buf()];
-        let mut journal = Journal::open(&state, &paths, |_| true, || Ok(header(1))).unwrap();
+        let mut journal = Journal::open(&state, b"", &paths, |_| true, || Ok(header(1))).unwrap();
         journal.note(&[placed(1), placed(2)]).unwrap();
         let path = journal.path.clone();
         drop(journal);
@@ -264,7 +271,7 @@ mod tests {
         file.write_all(&encode_record(&placed(3))[..40]).unwrap();
         drop(file);
 
-        let mut journal = Journal::open(&state, &paths, |_| true, || panic!("it is there")).unwrap();
+        let mut journal = Journal::open(&state, b"", &paths, |_| true, || panic!("it is there")).unwrap();
         assert_eq!(journal.header().vault.expose(), &[1; 32]);
         assert_eq!(journal.header().policy, (7, 16));
         let now = Timestamp::from_unix_ms(9);
@@ -274,10 +281,10 @@ mod tests {
         assert_eq!(journal.holders(&placed(1).root, Timestamp::from_unix_ms(10)).count(), 0, "that lease is over");
         journal.note(&[placed(4)]).unwrap();
         drop(journal);
-        let journal = Journal::open(&state, &paths, |_| true, || panic!("it is there")).unwrap();
+        let journal = Journal::open(&state, b"", &paths, |_| true, || panic!("it is there")).unwrap();
         assert_eq!(holders(&journal, 4), [placed(4).node], "what follows a torn record is found");
         journal.finish().unwrap();
-        let journal = Journal::open(&state, &paths, |_| true, || Ok(header(2))).unwrap();
+        let journal = Journal::open(&state, b"", &paths, |_| true, || Ok(header(2))).unwrap();
         assert_eq!(journal.header().vault.expose(), &[2; 32]);
     }
 
@@ -286,9 +293,23 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let state = State::open(folder.path()).unwrap();
         let paths = [folder.path().to_path_buf()];
-        let first = Journal::open(&state, &paths, |_| true, || Ok(header(1))).unwrap();
-        let second = Journal::open(&state, &paths, |_| true, || Ok(header(2))).unwrap();
+        let first = Journal::open(&state, b"", &paths, |_| true, || Ok(header(1))).unwrap();
+        let second = Journal::open(&state, b"", &paths, |_| true, || Ok(header(2))).unwrap();
         assert_eq!((first.header().vault.expose()[0], second.header().vault.expose()[0]), (1, 2));
+    }
+
+    #[test]
+    fn the_same_paths_for_another_dataset_are_another_upload() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = State::open(folder.path()).unwrap();
+        let paths = [folder.path().to_path_buf()];
+        for scope in [&b""[..], b"one", b"two"] {
+            drop(Journal::open(&state, scope, &paths, |_| true, || Ok(header(scope.len() as u8))).unwrap());
+        }
+        let names = fs::read_dir(state.journals()).unwrap().count();
+        assert_eq!(names, 3);
+        let again = Journal::open(&state, b"one", &paths, |_| true, || panic!("it is there")).unwrap();
+        assert_eq!(again.header().vault.expose()[0], 3);
     }
 
     #[test]
@@ -296,13 +317,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let state = State::open(folder.path()).unwrap();
         let paths = [folder.path().to_path_buf()];
-        let journal = Journal::open(&state, &paths, |_| true, || Ok(header(1))).unwrap();
+        let journal = Journal::open(&state, b"", &paths, |_| true, || Ok(header(1))).unwrap();
         let path = journal.path.clone();
         drop(journal);
         let mut bytes = fs::read(&path).unwrap();
         bytes[20] ^= 1;
         fs::write(&path, bytes).unwrap();
-        let journal = Journal::open(&state, &paths, |_| true, || Ok(header(5))).unwrap();
+        let journal = Journal::open(&state, b"", &paths, |_| true, || Ok(header(5))).unwrap();
         assert_eq!(journal.header().vault.expose(), &[5; 32]);
     }
 }
