@@ -15,7 +15,7 @@ use bytes::Bytes;
 use dolmen_proto::ids::NodeId;
 use dolmen_proto::wire::{ErrorCode, Reply, Request, WireError, frame};
 use futures::future::BoxFuture;
-use quinn::{Endpoint, Incoming, RecvStream};
+use quinn::{Endpoint, Incoming, RecvStream, SendStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -159,7 +159,7 @@ pub struct ServerReport {
     pub handshakes_failed: u64,
     /// Requests that were handed to the handler.
     pub requests: u64,
-    /// Requests that were none: malformed, too large, of an unknown call.
+    /// Requests that were none: malformed, too large, of an unknown call; and those that came during a drain.
     pub requests_refused: u64,
     /// What went through the socket.
     pub socket: SocketReport,
@@ -415,9 +415,22 @@ impl Shared {
                 }
             }
         }
+        // Streams are taken until the end, only to be turned away: the payload of one that nobody takes would fill the
+        // window that it shares with the requests under way, and those could not finish.
         let finish = async {
-            while let Some(joined) = requests.join_next().await {
-                log_panic(joined)
+            let mut connected = true;
+            loop {
+                tokio::select! {
+                    biased;
+                    joined = requests.join_next() => match joined {
+                        Some(joined) => log_panic(joined),
+                        None => break,
+                    },
+                    stream = connection.accept_bi(), if connected => match stream {
+                        Ok((send, receive)) => self.turn_away(send, receive, registered.begin()),
+                        Err(_) => connected = false,
+                    },
+                }
             }
         };
         if timeout(self.options.drain_deadline, finish).await.is_err() {
@@ -430,6 +443,18 @@ impl Shared {
         requests.shutdown().await;
         connection.close(code::SHUTTING_DOWN, b"");
         drop((registered, place, network));
+    }
+
+    /// Answers a stream that was opened while the server drains, whatever it asks for, without waiting for anything.
+    fn turn_away(&self, send: SendStream, mut receive: RecvStream, call: Arc<CallGuard>) {
+        self.counters.requests_refused.fetch_add(1, Ordering::Relaxed);
+        let mut send = SendHalf::new(send, call, self.options.progress_deadline, code::BROKEN);
+        let going_down = WireError::new(ErrorCode::ShuttingDown, "the node is going down");
+        if let Some(frame) = encode(&Reply::Error(going_down)) {
+            send.finish_now_with(frame);
+        }
+        // An error means that the peer reset the stream: there is nothing left to stop.
+        let _ = receive.stop(code::ANSWERED);
     }
 
     async fn shake_hands(&self, incoming: Incoming, address: SocketAddr) -> Option<(quinn::Connection, Peer)> {

@@ -10,7 +10,7 @@ use crate::datagram::PathClass;
 use crate::tls::{SERVER_NAME, Tls};
 
 /// A connection without any of the client's manners.
-async fn raw_connection(node: &NodeAddress) -> (Endpoint, quinn::Connection) {
+pub(super) async fn raw_connection(node: &NodeAddress) -> (Endpoint, quinn::Connection) {
     let identity = Identity::generate().expect("random");
     let (endpoint, _) = crate::endpoint::open(loopback(0), &identity, None, 1 << 20).expect("an endpoint");
     let tls = Tls::new(&identity).expect("tls").client(node.id).expect("tls");
@@ -21,15 +21,19 @@ async fn raw_connection(node: &NodeAddress) -> (Endpoint, quinn::Connection) {
     (endpoint, connection)
 }
 
-/// Sends these bytes as a whole request, and gives the error code of the answer.
-async fn raw_ask(connection: &quinn::Connection, bytes: &[u8]) -> ErrorCode {
+/// Sends these bytes as a whole request, and gives the answer.
+pub(super) async fn raw_call(connection: &quinn::Connection, bytes: &[u8]) -> Reply {
     let (mut send, mut receive) = connection.open_bi().await.expect("a stream");
     // A server that answered early need not read the rest.
     let _ = send.write_all(bytes).await;
     let _ = send.finish();
     let answer = receive.read_to_end(1 << 20).await.expect("an answer");
-    let reply = frame::parse_reply(Bytes::copy_from_slice(&answer[4..])).expect("a reply");
-    reply.into_result().expect_err("an error").code()
+    frame::parse_reply(Bytes::copy_from_slice(&answer[frame::LENGTH_BYTES..])).expect("a reply")
+}
+
+/// The error code of the answer to these bytes.
+async fn raw_ask(connection: &quinn::Connection, bytes: &[u8]) -> ErrorCode {
+    raw_call(connection, bytes).await.into_result().expect_err("an error").code()
 }
 
 fn framed(header: &[u8]) -> Vec<u8> {

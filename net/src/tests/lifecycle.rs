@@ -1,7 +1,9 @@
 //! Connections and servers over time: shared dials, limits, eviction, draining, restarts.
 
+use dolmen_proto::wire::frame;
 use tokio::task::JoinSet;
 
+use super::hostile::{raw_call, raw_connection};
 use super::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -181,6 +183,50 @@ async fn a_drain_finishes_what_is_under_way_and_takes_nothing_new() {
     assert!(!running.task.is_finished(), "it waits for the request under way");
     running.release.send(true).expect("the handler waits");
     waiting.await.expect("no panic").expect("the answer came");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn puts_that_begin_during_a_drain_are_refused_and_starve_none_that_began_before() {
+    const LENGTH: usize = 4 * MIB;
+    // Each put is many times the window that all of one connection share.
+    let options = DataPlaneOptions {
+        window_start_bytes: 256 * 1024,
+        window_max_bytes: 256 * 1024,
+        drain_deadline: Duration::from_secs(60),
+        ..DataPlaneOptions::default()
+    };
+    let mut running = Running::start(1, options);
+    let (_endpoint, connection) = raw_connection(&running.node).await;
+    let put = frame::encode_request(&running.put(Behaviour::Proper, LENGTH)).expect("small");
+    let payload = pattern(LENGTH);
+    let (first_part, rest) = payload.split_at(64 * 1024);
+    let (mut send, mut receive) = connection.open_bi().await.expect("a stream");
+    send.write_all(&[&put, first_part].concat()).await.expect("there is room for it");
+    while running.server.report().requests == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    drop(running.shutdown.take());
+    // Until the connection has heard of the shutdown it answers; from then on it refuses.
+    let question = frame::encode_request(&stat(Behaviour::Proper)).expect("small");
+    let refused = loop {
+        match raw_call(&connection, &question).await {
+            Reply::Error(error) => break error,
+            _ => tokio::task::yield_now().await,
+        }
+    };
+    assert_eq!(refused.code(), ErrorCode::ShuttingDown);
+    let late = [&put, &payload[..]].concat();
+    let late = futures::future::join_all((0..8).map(|_| raw_call(&connection, &late))).await;
+    for reply in late {
+        assert!(matches!(&reply, Reply::Error(error) if error.code() == ErrorCode::ShuttingDown), "{reply:?}");
+    }
+    send.write_all(rest).await.expect("the window is free");
+    send.finish().expect("open");
+    let answer = receive.read_to_end(1 << 20).await.expect("an answer");
+    let reply = frame::parse_reply(Bytes::copy_from_slice(&answer[frame::LENGTH_BYTES..])).expect("a reply");
+    assert!(matches!(reply, Reply::Put(_)), "{reply:?}");
+    assert_eq!(running.seen.recv().await, Some((LENGTH as u64, None)), "the whole payload came");
     running.stop().await;
 }
 
