@@ -19,6 +19,7 @@ mod options;
 mod pool;
 mod raw;
 mod server;
+mod shares;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -32,5 +33,6 @@ pub use identity::{Identity, IdentityError};
 pub use options::{DataPlaneOptions, OptionsError};
 pub use raw::{RawConnectionError, raw_connection};
 pub use server::{DataServer, Handler, Peer, Replier, ServerError, ServerReport};
+pub use shares::{PEER_SHARE_DIVISOR, Share, Sharer, Shares};
 pub use stream::{PayloadReader, PayloadWriter, StreamError, code};
 pub use tls::TlsError;

@@ -24,7 +24,7 @@ pub struct DataPlaneOptions {
     pub connections_per_address_max: usize,
     /// Most requests at a time on one connection.
     pub streams_per_connection_max: u32,
-    /// Most requests at a time that a server works on.
+    /// Most requests at a time that a server works on; one peer's are at most a quarter of them.
     pub streams_max: usize,
     /// Most handshakes at a time that a server takes part in.
     pub handshakes_max: usize,

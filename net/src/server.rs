@@ -24,6 +24,7 @@ use crate::datagram::{PathClass, PathReport, canonical};
 use crate::endpoint::{self, SocketCounters, SocketReport};
 use crate::identity::Identity;
 use crate::options::{DataPlaneOptions, OptionsError};
+use crate::shares::{Sharer, Shares};
 use crate::stream::{HeaderError, PayloadReader, PayloadWriter, SendHalf, StreamError, code, read_header};
 use crate::tls::{Tls, TlsError, peer_of};
 use crate::windows::{Admission, CallGuard, ConnectionWindows, WindowBudget};
@@ -52,7 +53,8 @@ pub struct Peer {
 pub trait Handler: Send + Sync + 'static {
     /// Answers one request through `replier`. May answer before the payload is read, which then need not be sent.
     ///
-    /// Runs as a task of its own; at most [`DataPlaneOptions::streams_max`] run at a time. The task is dropped
+    /// Runs as a task of its own; at most [`DataPlaneOptions::streams_max`] run at a time, a quarter of them for one peer
+    /// ([`Sharer`](crate::Sharer)). The task is dropped
     /// when a drain takes too long. A request that is neither answered nor taken over gets `Internal`.
     fn handle(&self, peer: Peer, request: Request, payload: PayloadReader, replier: Replier) -> BoxFuture<'static, ()>;
 }
@@ -188,7 +190,7 @@ struct Shared {
     budget: Arc<WindowBudget>,
     connections: Arc<Semaphore>,
     handshakes: Arc<Semaphore>,
-    streams: Arc<Semaphore>,
+    streams: Arc<Shares>,
     registry: Mutex<Registry>,
     counters: Counters,
     socket: Arc<SocketCounters>,
@@ -238,7 +240,7 @@ impl DataServer {
             budget: WindowBudget::new(&options),
             connections: Arc::new(Semaphore::new(options.connections_max)),
             handshakes: Arc::new(Semaphore::new(options.handshakes_max)),
-            streams: Arc::new(Semaphore::new(options.streams_max)),
+            streams: Shares::new(options.streams_max),
             options,
             configurations: configurations.into(),
             registry: Mutex::default(),
@@ -298,7 +300,7 @@ impl DataServer {
         let counters = &self.shared.counters;
         ServerReport {
             connections: self.shared.lock().by_number.len(),
-            streams: self.shared.options.streams_max - self.shared.streams.available_permits(),
+            streams: self.shared.streams.units() - self.shared.streams.free(),
             window_bytes: self.shared.budget.used_bytes(),
             accepted: counters.accepted.load(Ordering::Relaxed),
             refused: counters.refused.load(Ordering::Relaxed),
@@ -583,15 +585,15 @@ impl ServerStream {
         let replier = Replier { send: Some(send), ending: Arc::clone(&self.shared.ending) };
         let mut place = None;
         match self.read_request(deadline).await {
-            Ok(request) => match timeout(patience, Arc::clone(&self.shared.streams).acquire_owned()).await {
-                Ok(Ok(permit)) => {
-                    place = Some(permit);
+            Ok(request) => match self.shared.streams.take(Sharer::of(&self.peer), 1, patience).await {
+                Some(taken) => {
+                    place = Some(taken);
                     self.shared.counters.requests.fetch_add(1, Ordering::Relaxed);
                     let length_bytes = request.payload_bytes();
                     let payload = PayloadReader::new(self.receive, self.call, deadline, code::ANSWERED, length_bytes);
                     handler.handle(self.peer, request, payload, replier).await;
                 }
-                Ok(Err(_)) | Err(_) => {
+                None => {
                     let busy = WireError::new(ErrorCode::Busy, "too many requests are under way");
                     self.refuse(replier, busy.with_retry_after(BUSY_RETRY_AFTER)).await;
                 }

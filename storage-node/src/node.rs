@@ -25,7 +25,7 @@ use crate::config::NodeConfig;
 use crate::disk::FileDisk;
 pub use crate::error::NodeError;
 use crate::folders::{self, OpenFolders};
-use crate::serve::{DISK_CALLS_MAX, NodeHandler, wall_clock};
+use crate::serve::{DISK_CALLS_MAX, MEMORY_DIVISOR, NodeHandler, wall_clock};
 use crate::service::{Service, ServiceOptions};
 pub use crate::status::last_status;
 use crate::status::{self, NodeStatus, Phase};
@@ -60,7 +60,7 @@ impl Node {
         let identity = Identity::load_or_create(&config.key_file)?;
         check_operator(&config, identity.node_id())?;
         let bootstrap = parse_bootstrap(&config.bootstrap)?;
-        let half_of_memory = config.memory.bytes() / 2;
+        let half_of_memory = config.memory.bytes() / MEMORY_DIVISOR;
         let plane = DataPlaneOptions { memory_budget_bytes: half_of_memory, ..DataPlaneOptions::default() };
         let server = Arc::new(DataServer::bind(config.listen, &identity, plane.clone())?);
         let local = |source| NodeError::System { action: "read the data plane's address", source };

@@ -8,13 +8,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use dolmen_net::{Handler, PayloadReader, Peer, Replier, StreamError};
+use dolmen_net::{Handler, PEER_SHARE_DIVISOR, PayloadReader, Peer, Replier, Share, Sharer, Shares, StreamError};
 use dolmen_proto::ids::Timestamp;
 use dolmen_proto::wire::{ErrorCode, GetRequest, PutRequest, Reply, Request, WireError};
 use futures::future::BoxFuture;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
+use crate::config::MEMORY_MIN;
 use crate::disk::Disk;
 use crate::service::{GetPlan, PIECE_MAX_BYTES, Pending, PutInProgress, PutStart, Service};
 use crate::subnet::Subnet;
@@ -27,8 +28,15 @@ const WRITE_BATCH_BYTES: usize = 256 * 1024;
 const PUT_MEMORY_BYTES: usize = 2 * WRITE_BATCH_BYTES + 256 * 1024;
 /// Memory that one get may use: a piece being sent, one being read.
 const GET_MEMORY_BYTES: usize = 2 * PIECE_MAX_BYTES;
-/// One permit of the memory budget.
+/// One unit of the memory budget.
 const MEMORY_UNIT_BYTES: usize = 64 * 1024;
+/// Of a node's memory, the part that is for transfers; the rest is for the data plane's windows.
+pub(crate) const MEMORY_DIVISOR: u64 = 2;
+const _: () = {
+    let peer_bytes = MEMORY_MIN.bytes() / MEMORY_DIVISOR / PEER_SHARE_DIVISOR as u64;
+    assert!(peer_bytes >= PUT_MEMORY_BYTES as u64, "one peer's share of the smallest memory is enough for a put");
+    assert!(peer_bytes >= GET_MEMORY_BYTES as u64, "and for a get");
+};
 /// How long a call waits for memory or for a thread before the peer is told to come back.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// After this long without an answer a disk is said to have failed; shorter than a client's patience.
@@ -54,7 +62,7 @@ struct Inner<D: Disk> {
     service: OnceLock<Arc<Service<D>>>,
     draining: AtomicBool,
     disk_calls: Arc<Semaphore>,
-    memory: Arc<Semaphore>,
+    memory: Arc<Shares>,
     disk_deadline: Duration,
 }
 
@@ -79,7 +87,7 @@ impl<D: Disk> NodeHandler<D> {
             service: OnceLock::new(),
             draining: AtomicBool::new(false),
             disk_calls: Arc::new(Semaphore::new(DISK_CALLS_MAX)),
-            memory: Arc::new(Semaphore::new(units.clamp(least, Semaphore::MAX_PERMITS))),
+            memory: Shares::new(units.max(least)),
             disk_deadline,
         };
         Self { inner: Arc::new(inner) }
@@ -127,13 +135,13 @@ impl<D: Disk> Inner<D> {
         let from = Subnet::of(peer.address.ip());
         match request {
             Request::Put(put) => {
-                let answer = self.put(service, put, from, payload).await.unwrap_or_else(Reply::Error);
+                let answer = self.put(service, put, peer, payload).await.unwrap_or_else(Reply::Error);
                 if let Reply::Error(error) = &answer {
                     tracing::debug!(peer = %peer.id.short(), %error, "refused a shard");
                 }
                 replier.reply(answer).await
             }
-            Request::Get(get) => self.get(service, get, replier).await,
+            Request::Get(get) => self.get(service, get, Sharer::of(&peer), replier).await,
             // Touches no disk, so a node whose disks hang still says what it is.
             Request::Describe => replier.reply(service.answer(&Request::Describe, wall_clock(), from)).await,
             other => {
@@ -147,10 +155,11 @@ impl<D: Disk> Inner<D> {
         &self,
         service: Arc<Service<D>>,
         request: Box<PutRequest>,
-        from: Option<Subnet>,
+        peer: Peer,
         mut payload: PayloadReader,
     ) -> Result<Reply, WireError> {
-        let _memory = self.reserve_memory(PUT_MEMORY_BYTES).await?;
+        let _memory = self.reserve_memory(Sharer::of(&peer), PUT_MEMORY_BYTES).await?;
+        let from = Subnet::of(peer.address.ip());
         let begun = Arc::clone(&service);
         let pending = match self.on_disk(move || begun.begin_put(&request, wall_clock(), from)).await?? {
             PutStart::Held(pending) => *pending,
@@ -220,9 +229,15 @@ impl<D: Disk> Inner<D> {
         }
     }
 
-    async fn get(&self, service: Arc<Service<D>>, request: GetRequest, replier: Replier) -> Result<(), StreamError> {
+    async fn get(
+        &self,
+        service: Arc<Service<D>>,
+        request: GetRequest,
+        sharer: Sharer,
+        replier: Replier,
+    ) -> Result<(), StreamError> {
         let first = async {
-            let memory = self.reserve_memory(GET_MEMORY_BYTES).await?;
+            let memory = self.reserve_memory(sharer, GET_MEMORY_BYTES).await?;
             let reader = Arc::clone(&service);
             // The first piece comes along, so that a small read waits for one thread and not for two.
             let call = self.on_disk(move || {
@@ -263,10 +278,10 @@ impl<D: Disk> Inner<D> {
         writer.finish()
     }
 
-    async fn reserve_memory(&self, bytes: usize) -> Result<OwnedSemaphorePermit, WireError> {
-        let units = u32::try_from(bytes.div_ceil(MEMORY_UNIT_BYTES)).expect("a call's memory is far below 2^32 units");
-        let permit = Arc::clone(&self.memory).acquire_many_owned(units);
-        timeout(PATIENCE, permit).await.ok().and_then(Result::ok).ok_or_else(busy)
+    /// Sets memory aside for one transfer. A peer that does not read what it asked for keeps its own share, and leaves
+    /// the others theirs.
+    async fn reserve_memory(&self, sharer: Sharer, bytes: usize) -> Result<Share, WireError> {
+        self.memory.take(sharer, bytes.div_ceil(MEMORY_UNIT_BYTES), PATIENCE).await.ok_or_else(busy)
     }
 
     /// Runs what may block on a thread for that; the thread's place is taken until the work returns, however long.

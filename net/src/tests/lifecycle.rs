@@ -186,6 +186,35 @@ async fn a_drain_finishes_what_is_under_way_and_takes_nothing_new() {
     running.stop().await;
 }
 
+#[tokio::test]
+async fn a_greedy_peer_has_a_quarter_of_the_places_and_another_is_served() {
+    let running = Running::start(1, DataPlaneOptions { streams_max: 16, ..quick() });
+    let patient = || client(DataPlaneOptions { progress_deadline: Duration::from_secs(600), ..quick() });
+    let (greedy, other) = (patient(), patient());
+    let (sender, mut answered) = mpsc::unbounded_channel();
+    let mut calls = JoinSet::new();
+    for _ in 0..16 {
+        let (greedy, node, sender) = (greedy.clone(), running.node.clone(), sender.clone());
+        calls.spawn(async move {
+            let result = ask(&greedy, &node, Behaviour::Wait).await;
+            sender.send(result.map(|_| ())).expect("the test listens");
+        });
+    }
+    for _ in 0..12 {
+        match answered.recv().await.expect("twelve answers") {
+            Err(CallError::Refused { error, .. }) => assert_eq!(error.code(), ErrorCode::Busy),
+            result => panic!("{result:?}"),
+        }
+    }
+    assert_eq!(running.server.report().streams, 4);
+    ask(&other, &running.node, Behaviour::Proper).await.expect("there are places for others");
+    running.release.send(true).expect("the handlers wait");
+    for _ in 0..4 {
+        answered.recv().await.expect("four answers").expect("those that had a place are served");
+    }
+    ask(&greedy, &running.node, Behaviour::Proper).await.expect("nobody is barred");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn puts_that_begin_during_a_drain_are_refused_and_starve_none_that_began_before() {
     const LENGTH: usize = 4 * MIB;

@@ -113,6 +113,10 @@ struct Bench {
 impl Bench {
     /// A handler that gives up on disks after `deadline`, without its service yet.
     fn new(deadline: Duration) -> Self {
+        Self::with_memory(deadline, 1 << 26, DataPlaneOptions::default())
+    }
+
+    fn with_memory(deadline: Duration, memory_bytes: u64, plane: DataPlaneOptions) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let identity = Identity::generate().expect("random bytes");
         let gate = Gate::default();
@@ -125,9 +129,9 @@ impl Bench {
         let quota = ServiceOptions { open_quota_bytes: Some(1 << 30), ..ServiceOptions::default() };
         let service = Service::open(store, identity.signing_key().clone(), clock, quota).expect("a service");
         let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-        let server = DataServer::bind(address, &identity, DataPlaneOptions::default()).expect("a server");
+        let server = DataServer::bind(address, &identity, plane).expect("a server");
         let address = server.local_address().expect("an address");
-        let handler = NodeHandler::with_deadline(1 << 26, deadline);
+        let handler = NodeHandler::with_deadline(memory_bytes, deadline);
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = handler.clone();
         tokio::spawn(async move {
@@ -262,4 +266,42 @@ async fn a_put_that_its_peer_gives_up_leaves_nothing_behind() {
     assert!(held.is_ok(), "the root is free again: {held:?}");
     let usage = bench.service.ledger_usage();
     assert_eq!((usage.in_flight_bytes, usage.open_bytes), (0, crate::accounts::charged_bytes(20_000_000)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_does_not_read_leaves_memory_to_others() {
+    const MEMORY_BYTES: usize = 8 * GET_MEMORY_BYTES;
+    // Small windows, so that a shard that nobody reads stays in the memory of its transfer.
+    let start = DataPlaneOptions::default().window_start_bytes;
+    let plane = DataPlaneOptions { window_max_bytes: start, ..DataPlaneOptions::default() };
+    let bench = Bench::with_memory(DISK_DEADLINE, MEMORY_BYTES as u64, plane);
+    bench.handler.set_service(Arc::clone(&bench.service));
+    let bytes = shard(1);
+    bench.put(&bytes).await.expect("held");
+
+    let greedy = DataClient::new(&Identity::generate().expect("random bytes"), DataPlaneOptions::default());
+    let greedy = greedy.expect("a client");
+    let length_bytes = bytes.len() as u64;
+    let get =
+        GetRequest { root: root_of(&bytes), length_bytes, offset_bytes: 0, count_bytes: length_bytes, proof: false };
+    let mut unread = tokio::task::JoinSet::new();
+    for _ in 0..DataPlaneOptions::default().streams_per_connection_max {
+        let (greedy, node) = (greedy.clone(), bench.node.clone());
+        unread.spawn(async move {
+            // Whatever comes is kept and never read.
+            let _response = greedy.call(&node, Request::Get(get), Payload::none()).await;
+            std::future::pending::<()>().await;
+        });
+    }
+    let memory = &bench.handler.inner.memory;
+    let share = memory.units() / PEER_SHARE_DIVISOR;
+    while memory.free() > memory.units() - share {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..10 {
+        let read = bench.get(&bytes).await.expect("another reader is served");
+        assert!(read == bytes);
+    }
+    bench.put(&shard(2)).await.expect("and another writer");
+    unread.shutdown().await;
 }
