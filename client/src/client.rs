@@ -269,7 +269,7 @@ impl Client {
         Dataset::open(&self.reading(), &parse(link)?, everything).await
     }
 
-    fn reading(&self) -> Reading {
+    pub(crate) fn reading(&self) -> Reading {
         Reading {
             nodes: self.nodes.clone(),
             cores: self.cores.clone(),

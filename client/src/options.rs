@@ -81,6 +81,10 @@ impl fmt::Debug for Destination {
 pub struct GetOptions {
     /// Only what lies at or below this path of the snapshot, components separated by `/`; empty: all.
     pub path: Vec<u8>,
+    /// Patterns; unless empty, only what one of them matches is restored, a folder with all that is in it. One without a slash is
+    /// for names at any depth, one with a slash for paths from the folder that is restored; `*` and `?` stop at
+    /// slashes, `**` does not.
+    pub include: Vec<String>,
     /// Replace existing files that differ; otherwise they are reported as failed.
     pub overwrite: bool,
     /// Compare the contents of existing files, not only size and time, before skipping them.

@@ -21,6 +21,8 @@ use crate::{
 
 mod inspecting;
 mod reading;
+mod restoring;
+mod sharing;
 
 /// A folder to put, one for state, one to get into, and a network.
 struct World {

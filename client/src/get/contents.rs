@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use dolmen_proto::ids::SegmentId;
 use futures::StreamExt;
 
-use super::target::{Attributes, Target, Temporary, write_at};
+use super::resume::Notes;
+use super::target::{Attributes, Target, Temporary, is_full};
 use crate::error::{ClientError, ErrorKind};
 use crate::progress::{Progress, ProgressEvent};
 use crate::read::{Chunk, Dataset, Opener, Place, SegmentData};
@@ -33,19 +34,28 @@ pub(crate) struct FileJob {
     size: u64,
     attributes: Attributes,
     temporary: Temporary,
+    /// Where it is noted what is written of a large file.
+    notes: Option<Notes>,
     /// Chunks that are not written yet, and one more until all chunks are known.
     left: AtomicUsize,
     failed: AtomicBool,
 }
 
 impl FileJob {
-    pub(crate) fn new(folder: Arc<[u8]>, name: &[u8], size: u64, attributes: Attributes, temporary: Temporary) -> Self {
+    pub(crate) fn new(
+        folder: Arc<[u8]>,
+        name: &[u8],
+        size: u64,
+        attributes: Attributes,
+        (temporary, notes): (Temporary, Option<Notes>),
+    ) -> Self {
         Self {
             folder,
             name: name.into(),
             size,
             attributes,
             temporary,
+            notes,
             left: AtomicUsize::new(1),
             failed: AtomicBool::new(false),
         }
@@ -69,6 +79,8 @@ pub(crate) struct Tally {
     pub(crate) failed: Vec<FailedFile>,
     /// The first segment's failure.
     pub(crate) first_failure: Option<ClientError>,
+    /// There is no room for more.
+    pub(crate) full: Option<ClientError>,
 }
 
 impl Tally {
@@ -115,7 +127,7 @@ impl Window {
     /// Reads the window's segments and writes its files.
     ///
     /// # Errors
-    /// `Bug` only: files that fail are in the tally.
+    /// `Local` when there is no room for more; other files that fail are in the tally.
     pub(crate) async fn restore(
         mut self,
         dataset: &Dataset,
@@ -123,7 +135,12 @@ impl Window {
         progress: &Progress,
         tally: &mut Tally,
     ) -> Result<(), ClientError> {
-        let done = Arc::new(Done { target: Arc::clone(target), progress: progress.clone(), tally: Mutex::default() });
+        let done = Arc::new(Done {
+            target: Arc::clone(target),
+            progress: progress.clone(),
+            full: AtomicBool::new(false),
+            tally: Mutex::default(),
+        });
         let ended = std::mem::take(&mut self.ended);
         let shared = Arc::clone(&done);
         let empty = tokio::task::spawn_blocking(move || ended.iter().for_each(|file| shared.written(file)));
@@ -135,6 +152,9 @@ impl Window {
             .buffer_unordered(SEGMENTS_AT_ONCE);
         while let Some(read) = reads.next().await {
             read?;
+            if done.full.load(Ordering::Relaxed) {
+                break;
+            }
         }
         drop(reads);
         let part = std::mem::take(&mut *done.tally.lock().unwrap_or_else(PoisonError::into_inner));
@@ -142,17 +162,37 @@ impl Window {
         tally.bytes += part.bytes;
         tally.failed.extend(part.failed);
         tally.first_failure = tally.first_failure.take().or(part.first_failure);
-        Ok(())
+        part.full.map_or(Ok(()), Err)
     }
 }
 
 /// A use, and where its chunk lies in the segment that is read.
 type Placed = (u32, Use);
 
-/// Reads what is wanted of one segment, wherever its chunks lie now, and writes it.
+/// Chunks that could not be had, and why.
+type Lost = Vec<(Use, ClientError)>;
+
+/// Reads what is wanted of one segment and writes it; once more where a newer table may say where it is now.
 async fn segment(dataset: &Dataset, uses: Vec<Use>, done: &Arc<Done>) -> Result<(), ClientError> {
+    let known = dataset.known_table();
+    let mut lost = attempt(dataset, uses, done).await?;
+    if let Some((_, error)) = lost.first()
+        && dataset.is_newer_than(&known, error).await
+    {
+        lost = attempt(dataset, lost.into_iter().map(|(chunk, _)| chunk).collect(), done).await?;
+    }
+    if lost.is_empty() {
+        return Ok(());
+    }
+    let done = Arc::clone(done);
+    let fail = move || lost.iter().for_each(|(chunk, error)| done.failed(&chunk.file, error));
+    tokio::task::spawn_blocking(fail).await.map_err(|error| ClientError::bug("a restore's thread failed", error))
+}
+
+/// Reads chunks wherever they lie now and writes them.
+async fn attempt(dataset: &Dataset, uses: Vec<Use>, done: &Arc<Done>) -> Result<Lost, ClientError> {
     let mut groups: Vec<(Arc<Place>, Vec<Placed>)> = Vec::new();
-    let mut lost: Vec<(Use, ClientError)> = Vec::new();
+    let mut lost = Lost::new();
     for chunk in uses {
         match dataset.locate(&chunk.chunk.pointer).await {
             Ok((place, offset)) => match groups.iter_mut().find(|(there, _)| there.id == place.id) {
@@ -162,41 +202,24 @@ async fn segment(dataset: &Dataset, uses: Vec<Use>, done: &Arc<Done>) -> Result<
             Err(error) => lost.push((chunk, error)),
         }
     }
-    fail(lost, done).await?;
-    for (place, uses) in groups {
-        group(dataset, &place, uses, done).await?;
+    for (place, mut uses) in groups {
+        uses.sort_by_key(|(offset, _)| *offset);
+        let data = match fetch(dataset, &place, &uses).await {
+            Ok(data) => Arc::new(data),
+            Err(error) => {
+                lost.extend(uses.into_iter().map(|(_, chunk)| (chunk, error.clone())));
+                continue;
+            }
+        };
+        let jobs = batches(uses).into_iter().map(|batch| {
+            let (data, done) = (Arc::clone(&data), Arc::clone(done));
+            dataset.contents().cores().run(move || write_batch(&data, &batch, &done))
+        });
+        for result in futures::future::join_all(jobs).await {
+            result?;
+        }
     }
-    Ok(())
-}
-
-async fn fail(lost: Vec<(Use, ClientError)>, done: &Arc<Done>) -> Result<(), ClientError> {
-    if lost.is_empty() {
-        return Ok(());
-    }
-    let done = Arc::clone(done);
-    let fail = move || lost.iter().for_each(|(chunk, error)| done.failed(&chunk.file, error));
-    tokio::task::spawn_blocking(fail).await.map_err(|error| ClientError::bug("a restore's thread failed", error))
-}
-
-async fn group(
-    dataset: &Dataset,
-    place: &Arc<Place>,
-    mut uses: Vec<Placed>,
-    done: &Arc<Done>,
-) -> Result<(), ClientError> {
-    uses.sort_by_key(|(offset, _)| *offset);
-    let data = match fetch(dataset, place, &uses).await {
-        Ok(data) => Arc::new(data),
-        Err(error) => return fail(uses.into_iter().map(|(_, chunk)| (chunk, error.clone())).collect(), done).await,
-    };
-    let jobs = batches(uses).into_iter().map(|batch| {
-        let (data, done) = (Arc::clone(&data), Arc::clone(done));
-        dataset.contents().cores().run(move || write_batch(&data, &batch, &done))
-    });
-    for result in futures::future::join_all(jobs).await {
-        result?;
-    }
-    Ok(())
+    Ok(lost)
 }
 
 async fn fetch(dataset: &Dataset, place: &Arc<Place>, uses: &[Placed]) -> Result<SegmentData, ClientError> {
@@ -233,7 +256,7 @@ fn write_batch(data: &SegmentData, batch: &[Placed], done: &Done) {
     for equal in batch.chunk_by(|(_, left), (_, right)| left.chunk == right.chunk) {
         let Some((offset, first)) = equal.first() else { continue };
         let wanted = || equal.iter().map(|(_, chunk)| chunk).filter(|chunk| !chunk.file.failed.load(Ordering::Relaxed));
-        if wanted().next().is_none() {
+        if wanted().next().is_none() || done.full.load(Ordering::Relaxed) {
             continue;
         }
         let plain = match opener.open(data, &first.chunk, *offset, &(0..first.chunk.plain_bytes())) {
@@ -253,10 +276,13 @@ fn write_batch(data: &SegmentData, batch: &[Placed], done: &Done) {
                     }
                 };
             }
-            let written = handle.as_ref().map(|(_, file)| write_at(file, plain, chunk.at));
+            let written = handle.as_ref().map(|(_, file)| done.target.write_at(file, plain, chunk.at));
             match written {
                 Some(Err(error)) => done.failed_locally(&chunk.file, &error),
                 _ => {
+                    if let Some(notes) = &chunk.file.notes {
+                        notes.add(chunk.at, plain);
+                    }
                     done.progress.event(ProgressEvent::Bytes(plain.len() as u64));
                     done.written(&chunk.file);
                 }
@@ -269,6 +295,8 @@ fn write_batch(data: &SegmentData, batch: &[Placed], done: &Done) {
 struct Done {
     target: Arc<Target>,
     progress: Progress,
+    /// Nothing more is written.
+    full: AtomicBool,
     tally: Mutex<Tally>,
 }
 
@@ -293,7 +321,10 @@ impl Done {
         if file.failed.swap(true, Ordering::AcqRel) {
             return;
         }
-        self.target.discard(&file.temporary);
+        // What cannot be fetched now is gone on with later.
+        if file.notes.is_none() || error.kind() == ErrorKind::Local {
+            self.target.discard(&file.temporary);
+        }
         let failed = FailedFile {
             path: self.target.shown(&file.folder, &file.name),
             reason: format!("{}: {}", error.what(), error.why()),
@@ -306,6 +337,11 @@ impl Done {
     }
 
     fn failed_locally(&self, file: &FileJob, error: &std::io::Error) {
+        if is_full(error) {
+            let full = self.target.full(error);
+            self.tally.lock().unwrap_or_else(PoisonError::into_inner).full.get_or_insert(full);
+            self.full.store(true, Ordering::Relaxed);
+        }
         let error = ClientError::new(ErrorKind::Local, "it could not be written", error, "");
         self.failed(file, &error);
     }

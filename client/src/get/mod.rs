@@ -4,24 +4,31 @@
 //! window read once. Never decides what may be written where: see [`target`].
 
 mod contents;
+mod resume;
 mod stream;
 mod target;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use dolmen_proto::limits::FOLDER_DEPTH_MAX;
 use dolmen_proto::manifest::{Entry, EntryKind, FileEntry, FolderEntry};
 
 use self::contents::{FileJob, Tally, Use, Window};
-use self::target::{Attributes, Existing, Target};
+use self::resume::RESUMED_MIN_BYTES;
+use self::target::{Attributes, Existing, Target, is_full};
 use crate::error::{ClientError, ErrorKind};
+use crate::glob::Globs;
 use crate::options::{Destination, GetOptions};
 use crate::progress::{Progress, ProgressEvent, Stage};
-use crate::read::{Chunk, Dataset, Folder, SINGLE_EXTENSION};
+use crate::read::{Chunk, Dataset, Folder, SINGLE_EXTENSION, join};
 use crate::report::{FailedFile, GetReport, mib_per_second};
 
 pub(crate) use stream::write_file;
+#[cfg(test)]
+pub(crate) use target::room::limit as limit_room;
 
 /// Restores what `options` name of the dataset.
 ///
@@ -132,6 +139,18 @@ async fn only_file(dataset: &Dataset, selected: Selected) -> Result<FileEntry, C
 struct Open {
     reading: Folder,
     path: Vec<u8>,
+    /// With what it is made, unless it was made.
+    to_make: Option<Attributes>,
+    /// All that is in it is wanted, whatever the patterns say.
+    all: bool,
+}
+
+/// A folder in a folder.
+struct Below {
+    name: Vec<u8>,
+    attributes: Attributes,
+    folder: FolderEntry,
+    wanted: bool,
 }
 
 /// A restore under way.
@@ -146,6 +165,8 @@ struct Restore<'a> {
     folders: Vec<(Vec<u8>, Attributes)>,
     /// The name that a single entry gets.
     name: Option<Vec<u8>>,
+    /// What is wanted; `None`: all.
+    include: Option<Globs>,
 }
 
 impl<'a> Restore<'a> {
@@ -162,7 +183,10 @@ impl<'a> Restore<'a> {
             Selected::One(_) => (0, 0),
         };
         let single = matches!(selected, Selected::One(_));
-        progress.event(ProgressEvent::Total { files, bytes });
+        let include = if options.include.is_empty() { None } else { Some(Globs::new(&options.include)?) };
+        if include.is_none() {
+            progress.event(ProgressEvent::Total { files, bytes });
+        }
         let (path, overwrite) = (path.to_path_buf(), options.overwrite);
         let (target, name) = blocking(move || {
             let (folder, name) = place(path, single);
@@ -178,14 +202,16 @@ impl<'a> Restore<'a> {
             tally: Tally::default(),
             folders: Vec::new(),
             name,
+            include,
         })
     }
 
     /// Restores a folder's contents, depth first; keeps one open folder a level.
     async fn tree(&mut self, root: FolderEntry) -> Result<(), ClientError> {
-        let mut stack = vec![Open { reading: self.dataset.folder(&root), path: Vec::new() }];
+        let all = self.include.is_none();
+        let mut stack = vec![Open { reading: self.dataset.folder(&root), path: Vec::new(), to_make: None, all }];
         while let Some(open) = stack.last_mut() {
-            let path = open.path.clone();
+            let (path, all) = (open.path.clone(), open.all);
             let Some(entries) = self.dataset.next_entries(&mut open.reading).await? else {
                 stack.pop();
                 continue;
@@ -193,46 +219,91 @@ impl<'a> Restore<'a> {
             let mut below = Vec::new();
             let mut others = Vec::new();
             for entry in entries {
+                let wanted = all || self.includes(&join(&path, entry.name.as_bytes()));
                 match &entry.kind {
                     EntryKind::Folder(folder) => {
-                        below.push((entry.name.as_bytes().to_vec(), attributes(&entry), folder.clone()));
+                        let (name, attributes) = (entry.name.as_bytes().to_vec(), attributes(&entry));
+                        below.push(Below { name, attributes, folder: folder.clone(), wanted });
                     }
-                    _ => others.push(entry),
+                    EntryKind::File(_) | EntryKind::Symlink { .. } if wanted => others.push(entry),
+                    EntryKind::File(_) | EntryKind::Symlink { .. } => {}
                 }
             }
-            self.entries(&path, others).await?;
-            let made = self.make_folders(&path, below).await?;
-            // The last one pushed is read next: the first in the order of names.
-            for (path, folder) in made.into_iter().rev() {
-                stack.push(Open { reading: self.dataset.folder(&folder), path });
+            if !others.is_empty() || below.iter().any(|below| below.wanted) {
+                match self.make_above(&mut stack).await? {
+                    true => self.entries(&path, others).await?,
+                    false => {
+                        stack.pop();
+                        continue;
+                    }
+                }
             }
+            let (wanted, searched): (Vec<_>, Vec<_>) = below.into_iter().partition(|below| below.wanted);
+            let mut opened = self.make_folders(&path, wanted).await?;
+            opened.extend(searched.into_iter().map(|below| Open {
+                reading: self.dataset.folder(&below.folder),
+                path: join(&path, &below.name),
+                to_make: Some(below.attributes),
+                all: false,
+            }));
+            opened.sort_by(|left, right| right.path.cmp(&left.path));
+            // The last one pushed is read next: the first in the order of names.
+            stack.extend(opened);
         }
         Ok(())
     }
 
-    async fn make_folders(
-        &mut self,
-        parent: &[u8],
-        folders: Vec<(Vec<u8>, Attributes, FolderEntry)>,
-    ) -> Result<Vec<(Vec<u8>, FolderEntry)>, ClientError> {
-        let (target, parent) = (Arc::clone(&self.target), parent.to_vec());
-        let results = blocking(move || {
-            let make = |(name, attributes, folder): (Vec<u8>, Attributes, FolderEntry)| {
-                let made = target.make_folder(&parent, &name);
-                let shown = target.shown(&parent, &name);
-                (join(&parent, &name), shown, attributes, folder, made)
+    fn includes(&self, path: &[u8]) -> bool {
+        self.include.as_ref().is_none_or(|globs| globs.matches(path))
+    }
+
+    /// Makes the folders above something that is wanted, those that were only searched so far. Tells whether it could.
+    async fn make_above(&mut self, stack: &mut [Open]) -> Result<bool, ClientError> {
+        let Some(innermost) = stack.last().map(|open| open.path.clone()) else { return Ok(true) };
+        for open in stack {
+            let is_above = innermost == open.path
+                || (innermost.starts_with(&open.path) && innermost.get(open.path.len()) == Some(&b'/'));
+            let Some(attributes) = open.to_make.filter(|_| is_above) else { continue };
+            let (parent, name) = match open.path.iter().rposition(|byte| *byte == b'/') {
+                Some(slash) => (&open.path[..slash], &open.path[slash + 1..]),
+                None => (&b""[..], &open.path[..]),
             };
-            folders.into_iter().map(make).collect::<Vec<_>>()
-        })
-        .await?;
-        let mut made = Vec::new();
-        for (path, shown, attributes, folder, result) in results {
-            match result {
-                Ok(()) => {
-                    self.folders.push((path.clone(), attributes));
-                    made.push((path, folder));
-                }
-                Err(error) => self.fail(shown, format!("the folder and all in it: {error}")),
+            if !self.make_folder(parent, name, attributes).await? {
+                return Ok(false);
+            }
+            open.to_make = None;
+        }
+        Ok(true)
+    }
+
+    /// Makes one folder; tells whether it could.
+    async fn make_folder(&mut self, parent: &[u8], name: &[u8], attributes: Attributes) -> Result<bool, ClientError> {
+        let (target, path) = (Arc::clone(&self.target), join(parent, name));
+        let shown = self.target.shown(parent, name);
+        if path.split(|byte| *byte == b'/').count() > FOLDER_DEPTH_MAX {
+            self.fail(shown, format!("the folder and all in it: more than {FOLDER_DEPTH_MAX} lie in each other"));
+            return Ok(false);
+        }
+        let (parent, name) = (parent.to_vec(), name.to_vec());
+        match blocking(move || target.make_folder(&parent, &name)).await? {
+            Ok(()) => {
+                self.folders.push((path, attributes));
+                Ok(true)
+            }
+            Err(error) if is_full(&error) => Err(self.target.full(&error)),
+            Err(error) => {
+                self.fail(shown, format!("the folder and all in it: {error}"));
+                Ok(false)
+            }
+        }
+    }
+
+    async fn make_folders(&mut self, parent: &[u8], folders: Vec<Below>) -> Result<Vec<Open>, ClientError> {
+        let mut made = Vec::with_capacity(folders.len());
+        for Below { name, attributes, folder, .. } in folders {
+            if self.make_folder(parent, &name, attributes).await? {
+                let reading = self.dataset.folder(&folder);
+                made.push(Open { reading, path: join(parent, &name), to_make: None, all: true });
             }
         }
         Ok(made)
@@ -254,6 +325,7 @@ impl<'a> Restore<'a> {
         for (outcome, entry) in looked_at {
             let shown = self.target.shown(folder, entry.name.as_bytes());
             match (outcome, entry.kind.clone()) {
+                (Err(error), _) if is_full(&error) => return Err(self.target.full(&error)),
                 (Err(error), _) => self.fail(shown, error.to_string()),
                 (Ok(Look::Done), EntryKind::File(file)) => {
                     self.tally.files += 1;
@@ -273,17 +345,33 @@ impl<'a> Restore<'a> {
     }
 
     async fn file(&mut self, folder: &Arc<[u8]>, entry: &Entry, file: &FileEntry) -> Result<(), ClientError> {
-        let job = Arc::new(FileJob::new(
-            Arc::clone(folder),
-            entry.name.as_bytes(),
-            file.size_bytes,
-            attributes(entry),
-            self.target.temporary(),
-        ));
+        let (name, attributes) = (entry.name.as_bytes(), attributes(entry));
+        let mut there = BTreeMap::new();
+        let temporary = match file.hash {
+            Some(hash) if file.size_bytes >= RESUMED_MIN_BYTES => {
+                let part = self.target.part(&resume::key(folder, name, file.size_bytes, attributes, &hash));
+                let target = Arc::clone(&self.target);
+                let (part, notes) = blocking(move || {
+                    let notes = target.notes(&part);
+                    (part, notes)
+                })
+                .await?;
+                let (notes, found) = notes.map_or((None, BTreeMap::new()), |(notes, found)| (Some(notes), found));
+                there = found;
+                (part, notes)
+            }
+            _ => (self.target.temporary(), None),
+        };
+        let job = Arc::new(FileJob::new(Arc::clone(folder), name, file.size_bytes, attributes, temporary));
         let mut extents = self.dataset.extents(file);
         while let Some(placed) = self.dataset.next_extents(&mut extents).await? {
             for placed in placed {
                 if let Some(chunk) = Chunk::of(placed.extent) {
+                    let bytes = chunk.plain_bytes() as u64;
+                    if there.remove(&placed.offset_bytes).is_some_and(|length| u64::from(length) == bytes) {
+                        self.progress.event(ProgressEvent::Bytes(bytes));
+                        continue;
+                    }
                     self.window.push(Use { chunk, file: Arc::clone(&job), at: placed.offset_bytes });
                 }
             }
@@ -318,6 +406,9 @@ impl<'a> Restore<'a> {
         for (path, reason) in failed {
             self.fail(path, reason);
         }
+        if self.tally.failed.is_empty() {
+            self.target.leave_nothing();
+        }
         self.tally.outcome()
     }
 }
@@ -348,10 +439,6 @@ fn look(target: &Target, folder: &[u8], entry: &Entry, check: bool) -> std::io::
 
 fn attributes(entry: &Entry) -> Attributes {
     Attributes { mode: entry.mode, mtime_ns: entry.modified_ns }
-}
-
-fn join(folder: &[u8], name: &[u8]) -> Vec<u8> {
-    if folder.is_empty() { name.to_vec() } else { [folder, b"/", name].concat() }
 }
 
 /// The folder to restore into, and the name that a single entry gets there: `cp`'s rule.

@@ -3,9 +3,10 @@
 //! Decides what may be written where: everything goes to a temporary name first and is moved into place when whole,
 //! nothing is written through a symbolic link, nothing outside of the folder, and nothing over what exists unless that
 //! was asked for. Two names that the file system does not keep apart are refused. Restores modes (without set-user-id and
-//! its kin: contents come from strangers) and times. Does not sync: a rerun finds what a power cut took.
+//! its kin: contents come from strangers) and times. Does not sync: a rerun finds what a power cut took. Large files that
+//! are cut off keep their temporary names, for a rerun to go on with; once a restore is complete, nothing is left.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{self, Read};
@@ -13,16 +14,17 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, mkdirat, openat, readlinkat,
-    renameat, renameat_with, statat, symlinkat, unlinkat, utimensat,
+    AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, mkdirat,
+    openat, readlinkat, renameat, renameat_with, statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 
-use crate::error::ClientError;
+use super::resume::{self, Notes};
+use crate::error::{ClientError, ErrorKind};
 
 /// Permission bits that are restored.
 const MODE_RESTORED: u32 = 0o777;
@@ -36,7 +38,11 @@ pub(crate) struct Target {
     temporary_name: CString,
     next: AtomicU64,
     overwrite: bool,
-    /// Device and inode of what this restore has made, to tell a collision from something older.
+    /// Whether unfinished large files stay when the restore ends.
+    leaves_parts: AtomicBool,
+    #[cfg(test)]
+    room: Option<room::Room>,
+    /// Device and inode of what this restore has made or found to be right already, to tell a collision from something older.
     made: Mutex<HashSet<(u64, u64)>>,
     /// The folder opened last: entries come folder by folder.
     last: Mutex<Option<(Vec<u8>, Arc<OwnedFd>)>>,
@@ -69,6 +75,17 @@ fn times(mtime_ns: i64) -> Timestamps {
     Timestamps { last_access: time, last_modification: time }
 }
 
+/// What two names come to that the file system does not keep apart.
+const COLLIDES: &str = "another entry of the snapshot has this name here";
+/// How the names of unfinished large files begin, and of the notes of what is written of them.
+const PART: &str = "part-";
+const NOTE: &str = "note-";
+
+/// Whether there was no room for what should be written.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 fn refused(why: &str) -> io::Error {
     io::Error::other(why.to_owned())
 }
@@ -97,6 +114,9 @@ impl Target {
             temporary_name,
             next: AtomicU64::new(0),
             overwrite,
+            leaves_parts: AtomicBool::new(true),
+            #[cfg(test)]
+            room: room::of(path),
             made: Mutex::default(),
             last: Mutex::default(),
         })
@@ -105,6 +125,17 @@ impl Target {
     /// Where an entry is on this machine, for messages.
     pub(crate) fn shown(&self, folder: &[u8], name: &[u8]) -> String {
         self.path.join(OsStr::from_bytes(folder)).join(OsStr::from_bytes(name)).display().to_string()
+    }
+
+    /// The end of a restore for which there is no room. Nothing that is half written is left.
+    pub(crate) fn full(&self, error: &io::Error) -> ClientError {
+        self.leave_nothing();
+        ClientError::new(
+            ErrorKind::Local,
+            format!("there is no room for more in {}", self.path.display()),
+            error,
+            "make room, then run the same command again: files that are there already are not fetched again",
+        )
     }
 
     fn note_made(&self, fd: impl AsFd) -> io::Result<bool> {
@@ -165,7 +196,7 @@ impl Target {
     /// What there is under the name of a file.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's; or when what is there stands for another entry already.
     pub(crate) fn existing(
         &self,
         folder: &[u8],
@@ -178,14 +209,21 @@ impl Target {
             Err(Errno::NOENT) => return Ok(Existing::Nothing),
             Err(error) => return Err(error.into()),
         };
-        let ours = self.made().contains(&(stat.st_dev, stat.st_ino));
+        let number = (stat.st_dev, stat.st_ino);
+        if self.made().contains(&number) {
+            return Err(refused(COLLIDES));
+        }
         let time = times(attributes.mtime_ns).last_modification;
         #[expect(clippy::useless_conversion, reason = "the width of these fields differs between systems")]
         let same = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
             && u64::try_from(stat.st_size) == Ok(size)
             && i64::from(stat.st_mtime) == time.tv_sec
             && i64::try_from(stat.st_mtime_nsec) == Ok(time.tv_nsec);
-        Ok(if same && !ours { Existing::Same } else { Existing::Other })
+        // A file of several names may well stand for several entries.
+        if same && stat.st_nlink == 1 {
+            self.made().insert(number);
+        }
+        Ok(if same { Existing::Same } else { Existing::Other })
     }
 
     /// The BLAKE3 hash of an existing file's contents.
@@ -209,6 +247,43 @@ impl Target {
     pub(crate) fn temporary(&self) -> Temporary {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         Temporary(CString::new(number.to_string()).expect("digits hold no zero byte"))
+    }
+
+    /// The name that a large file has while it is written, by its [`resume::key`].
+    pub(crate) fn part(&self, key: &str) -> Temporary {
+        Temporary(CString::new(format!("{PART}{key}")).expect("hexadecimal digits hold no zero byte"))
+    }
+
+    /// The notes of an unfinished large file, to be added to, and which of its chunks are there already.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn notes(&self, part: &Temporary) -> io::Result<(Notes, BTreeMap<u64, u32>)> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let notes = File::from(openat(&self.temporary, note_of(part), flags, Mode::RUSR | Mode::WUSR)?);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let found = match openat(&self.temporary, &part.0, flags, Mode::empty()) {
+            Ok(file) => resume::verified(&File::from(file), &notes),
+            Err(_) => BTreeMap::new(),
+        };
+        Ok((Notes::new(notes), found))
+    }
+
+    /// Unfinished large files go when the restore ends: all is done, or there is no room for them.
+    pub(crate) fn leave_nothing(&self) {
+        self.leaves_parts.store(false, Ordering::Relaxed);
+    }
+
+    /// Writes all of `bytes` at an offset of a temporary file.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        #[cfg(test)]
+        if let Some(room) = &self.room {
+            room::take(room, bytes.len())?;
+        }
+        file.write_all_at(bytes, offset)
     }
 
     /// Opens a temporary file for writing at offsets, making it when it is not there.
@@ -239,7 +314,9 @@ impl Target {
             rustix::fs::futimens(&handle, &times(attributes.mtime_ns))?;
             let made = rustix::fs::fstat(&handle)?;
             drop(handle);
-            self.move_in(&file.0, made, folder, name)
+            self.move_in(&file.0, made, folder, name)?;
+            self.discard_notes(file);
+            Ok(())
         };
         finish().inspect_err(|_| self.discard(file))
     }
@@ -248,6 +325,13 @@ impl Target {
     pub(crate) fn discard(&self, file: &Temporary) {
         // Whatever is left goes with the temporary folder.
         let _ = unlinkat(&self.temporary, &file.0, AtFlags::empty());
+        self.discard_notes(file);
+    }
+
+    fn discard_notes(&self, file: &Temporary) {
+        if file.0.to_bytes().starts_with(PART.as_bytes()) {
+            let _ = unlinkat(&self.temporary, note_of(file), AtFlags::empty());
+        }
     }
 
     /// Moves what has a temporary name to its place. It counts as made before it is there, so that two of one name
@@ -279,12 +363,12 @@ impl Target {
             Err(Errno::XDEV) => return Err(refused("its folder is on another file system than the restore's root")),
             Err(error) => return Err(error.into()),
         }
-        if !self.overwrite {
-            return Err(refused("something else of its name exists, and replacing was not asked for"));
-        }
         let stat = statat(&*folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
         if self.made().contains(&(stat.st_dev, stat.st_ino)) {
-            return Err(refused("another entry of the snapshot has this name here"));
+            return Err(refused(COLLIDES));
+        }
+        if !self.overwrite {
+            return Err(refused("something else of its name exists, and replacing was not asked for"));
         }
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile | FileType::Symlink => Ok(renameat(&self.temporary, from, &*folder, name)?),
@@ -314,46 +398,84 @@ impl Target {
     }
 }
 
-/// Writes all of `bytes` at an offset.
-///
-/// # Errors
-/// The system's.
-pub(crate) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-    file.write_all_at(bytes, offset)
+/// The name of the notes of an unfinished large file.
+fn note_of(part: &Temporary) -> CString {
+    let key = part.0.to_bytes().strip_prefix(PART.as_bytes()).unwrap_or_default();
+    CString::new([NOTE.as_bytes(), key].concat()).expect("it was part of a name")
 }
 
-/// Makes the temporary folder, and removes those that an interrupted restore left behind.
+fn is_part(name: &[u8]) -> bool {
+    name.starts_with(PART.as_bytes()) || name.starts_with(NOTE.as_bytes())
+}
+
+/// Makes the temporary folder, and removes those that interrupted restores left behind; unfinished large files in them
+/// move to the new one.
 ///
 /// A folder in use is locked by whoever uses it.
 fn make_temporary(root: &OwnedFd, name: &CString) -> io::Result<OwnedFd> {
+    mkdirat(root, name, Mode::RWXU)?;
+    let folder = openat(root, name, FOLDER, Mode::empty())?;
+    rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive)?;
     for entry in Dir::read_from(root)? {
         let Ok(entry) = entry else { break };
-        if entry.file_name().to_bytes().starts_with(b".dolmen-get-")
+        if entry.file_name() != name.as_c_str()
+            && entry.file_name().to_bytes().starts_with(b".dolmen-get-")
             && let Ok(stale) = openat(root, entry.file_name(), FOLDER, Mode::empty())
-            && rustix::fs::flock(&stale, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok()
+            && rustix::fs::flock(&stale, FlockOperation::NonBlockingLockExclusive).is_ok()
         {
-            clear(&stale);
+            for part in Dir::read_from(&stale).into_iter().flatten().flatten() {
+                if is_part(part.file_name().to_bytes()) {
+                    let _ = renameat_with(&stale, part.file_name(), &folder, part.file_name(), RenameFlags::NOREPLACE);
+                }
+            }
+            clear(&stale, false);
             let _ = unlinkat(root, entry.file_name(), AtFlags::REMOVEDIR);
         }
     }
-    mkdirat(root, name, Mode::RWXU)?;
-    let folder = openat(root, name, FOLDER, Mode::empty())?;
-    rustix::fs::flock(&folder, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
     Ok(folder)
 }
 
-/// Removes the files of a temporary folder; it has no folders.
-fn clear(folder: &OwnedFd) {
+/// Removes the files of a temporary folder, all but unfinished large ones when these are kept; it has no folders.
+fn clear(folder: &OwnedFd, keep_parts: bool) {
     let Ok(entries) = Dir::read_from(folder) else { return };
     for entry in entries.flatten() {
-        let _ = unlinkat(folder, entry.file_name(), AtFlags::empty());
+        if !(keep_parts && is_part(entry.file_name().to_bytes())) {
+            let _ = unlinkat(folder, entry.file_name(), AtFlags::empty());
+        }
     }
 }
 
 impl Drop for Target {
     fn drop(&mut self) {
-        clear(&self.temporary);
+        clear(&self.temporary, self.leaves_parts.load(Ordering::Relaxed));
+        // It stays when something is left in it.
         let _ = unlinkat(&*self.root, &self.temporary_name, AtFlags::REMOVEDIR);
+    }
+}
+
+/// Targets in which only so many bytes fit, for tests of full disks.
+#[cfg(test)]
+pub(crate) mod room {
+    use std::collections::BTreeMap;
+    use std::io;
+    use std::path::{Path, PathBuf};
+    use std::sync::{Arc, Mutex};
+
+    pub(crate) type Room = Arc<Mutex<usize>>;
+    static ROOMS: Mutex<BTreeMap<PathBuf, Room>> = Mutex::new(BTreeMap::new());
+
+    pub(crate) fn limit(path: &Path, bytes: usize) {
+        ROOMS.lock().unwrap().insert(path.to_path_buf(), Arc::new(Mutex::new(bytes)));
+    }
+
+    pub(super) fn of(path: &Path) -> Option<Room> {
+        ROOMS.lock().unwrap().get(path).cloned()
+    }
+
+    pub(super) fn take(room: &Room, bytes: usize) -> io::Result<()> {
+        let mut left = room.lock().unwrap();
+        *left = left.checked_sub(bytes).ok_or(io::ErrorKind::StorageFull)?;
+        Ok(())
     }
 }
 
@@ -367,7 +489,7 @@ mod tests {
 
     fn put(target: &Target, folder: &[u8], name: &[u8], bytes: &[u8]) -> io::Result<()> {
         let temporary = target.temporary();
-        write_at(&target.write(&temporary)?, bytes, 0)?;
+        target.write_at(&target.write(&temporary)?, bytes, 0)?;
         target.finish(&temporary, folder, name, bytes.len() as u64, ATTRIBUTES)
     }
 
@@ -379,11 +501,12 @@ mod tests {
         target.make_folder(b"", b"a").unwrap();
         target.make_folder(b"a", b"b").unwrap();
         put(&target, b"a/b", b"f", b"hello").unwrap();
-        assert_eq!(target.existing(b"a/b", b"f", 5, ATTRIBUTES).unwrap(), Existing::Other, "this restore made it");
+        assert!(target.existing(b"a/b", b"f", 5, ATTRIBUTES).is_err(), "this restore made it");
         let later = Target::open(&base, false).unwrap();
+        assert_eq!(later.existing(b"a/b", b"f", 6, ATTRIBUTES).unwrap(), Existing::Other);
         assert_eq!(later.existing(b"a/b", b"f", 5, ATTRIBUTES).unwrap(), Existing::Same);
+        assert!(later.existing(b"a/b", b"f", 5, ATTRIBUTES).is_err(), "an entry of another name has claimed it");
         drop(later);
-        assert_eq!(target.existing(b"a/b", b"f", 6, ATTRIBUTES).unwrap(), Existing::Other);
         assert_eq!(target.existing(b"a/b", b"g", 6, ATTRIBUTES).unwrap(), Existing::Nothing);
         target.finish_folder(b"a/b", Attributes { mode: 0o700, mtime_ns: -1 }).unwrap();
         drop(target);
@@ -428,6 +551,40 @@ mod tests {
         put(&target, b"", b"g", b"x").unwrap();
         assert!(!outside.path().join("f").exists(), "the link itself was replaced");
         assert!(fs::symlink_metadata(folder.path().join("g")).unwrap().is_file());
+    }
+
+    #[test]
+    fn an_unfinished_large_file_is_found_again_until_nothing_is_to_be_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let start = || {
+            let target = Target::open(folder.path(), false).unwrap();
+            let part = target.part("0123");
+            let (notes, found) = target.notes(&part).unwrap();
+            (target, part, notes, found)
+        };
+        let (target, part, notes, found) = start();
+        assert!(found.is_empty());
+        target.write_at(&target.write(&part).unwrap(), b"chunk", 7).unwrap();
+        notes.add(7, b"chunk");
+        put(&target, b"", b"other", b"x").unwrap();
+        target.write(&target.temporary()).unwrap();
+        drop(target);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+        let (target, part, _, found) = start();
+        assert_eq!(found, BTreeMap::from([(7, 5)]));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "what was left has moved");
+        target.finish(&part, b"", b"large", 12, ATTRIBUTES).unwrap();
+        assert_eq!(fs::read(folder.path().join("large")).unwrap(), b"\0\0\0\0\0\0\0chunk");
+        assert!(
+            fs::read_dir(folder.path().join(OsStr::from_bytes(target.temporary_name.to_bytes())))
+                .unwrap()
+                .next()
+                .is_none()
+        );
+        target.write(&part).unwrap();
+        target.leave_nothing();
+        drop(target);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "two files and no folder");
     }
 
     #[test]

@@ -150,6 +150,34 @@ impl Memory {
         self.nodes().get_mut(&id).unwrap().heads.insert((point, *head.public_key()), head.bytes().clone());
     }
 
+    /// All nodes.
+    pub(crate) fn ids(&self) -> Vec<NodeId> {
+        self.nodes().keys().copied().collect()
+    }
+
+    /// Gives a node a shard that nobody put.
+    pub(crate) fn plant_shard(&self, id: NodeId, bytes: Bytes) -> ShardRoot {
+        let root = root_of(&bytes);
+        let lease = Lease {
+            account: AccountId::new([0; 32]),
+            renew_key: [0; 32],
+            delete_key: [0; 32],
+            until: self.now().after(Duration::from_secs(86_400)),
+        };
+        self.nodes().get_mut(&id).unwrap().shards.insert(root, (bytes, lease));
+        root
+    }
+
+    /// The bytes of a shard that some node has.
+    pub(crate) fn shard(&self, root: ShardRoot) -> Bytes {
+        self.nodes().values().find_map(|node| node.shards.get(&root)).unwrap().0.clone()
+    }
+
+    /// Takes a shard from all nodes.
+    pub(crate) fn forget_shard(&self, root: ShardRoot) {
+        self.nodes().values_mut().for_each(|node| drop(node.shards.remove(&root)));
+    }
+
     /// Shards held in all.
     pub(crate) fn held(&self) -> usize {
         self.nodes().values().map(|node| node.shards.len()).sum()

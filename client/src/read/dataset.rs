@@ -298,8 +298,7 @@ impl Dataset {
     /// Whether what failed is worth another try, because there is a newer table than the one that was known before: what that
     /// names may have been packed anew and deleted.
     pub(crate) async fn is_newer_than(&self, known: &Arc<Table>, error: &ClientError) -> bool {
-        let may_have_moved = matches!(error.kind(), ErrorKind::Damaged | ErrorKind::NotNow);
-        may_have_moved && self.table.renew(&self.documents, known).await
+        error.kind() == ErrorKind::Damaged && self.table.renew(&self.documents, known).await
     }
 
     /// Shows `visit` the place of every segment: content, documents, the table's own.
