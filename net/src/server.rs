@@ -54,7 +54,7 @@ pub trait Handler: Send + Sync + 'static {
     /// Answers one request through `replier`. May answer before the payload is read, which then need not be sent.
     ///
     /// Runs as a task of its own; at most [`DataPlaneOptions::streams_max`] run at a time, a quarter of them for one peer
-    /// ([`Sharer`](crate::Sharer)). The task is dropped
+    /// ([`Sharer`]). The task is dropped
     /// when a drain takes too long. A request that is neither answered nor taken over gets `Internal`.
     fn handle(&self, peer: Peer, request: Request, payload: PayloadReader, replier: Replier) -> BoxFuture<'static, ()>;
 }
