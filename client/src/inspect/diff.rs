@@ -131,8 +131,8 @@ impl Snapshot {
         }
         while let Some(level) = stack.last_mut() {
             match diff.step(level).await? {
-                Step::Below(path, left, right) if stack.len() <= FOLDER_DEPTH_MAX => {
-                    let below = diff.level(path, &left, &right);
+                Step::Below(path, sides) if stack.len() <= FOLDER_DEPTH_MAX => {
+                    let below = diff.level(path, &sides.0, &sides.1);
                     stack.push(below);
                 }
                 Step::Below(..) => return Err(too_deep()),
@@ -157,7 +157,7 @@ fn too_deep() -> ClientError {
 
 enum Step {
     /// The same path is a folder on both sides, and not the same one.
-    Below(Vec<u8>, FolderEntry, FolderEntry),
+    Below(Vec<u8>, Box<(FolderEntry, FolderEntry)>),
     Next,
     End,
 }
@@ -204,7 +204,7 @@ impl<T: FnMut(DiffEntry)> Diff<'_, T> {
                     self.tell(ChangeKind::Metadata, &path, EntryKind::Folder, None, None);
                 }
                 let same = same_folder(left, right);
-                return Ok(if same { Step::Next } else { Step::Below(path, left.clone(), right.clone()) });
+                return Ok(if same { Step::Next } else { Step::Below(path, Box::new((left.clone(), right.clone()))) });
             }
             (Kind::File(left), Kind::File(right)) => (EntryKind::File, !same_file(left, right)),
             (Kind::Symlink { target: left }, Kind::Symlink { target: right }) => (EntryKind::Symlink, left != right),

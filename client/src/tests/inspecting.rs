@@ -151,7 +151,7 @@ async fn a_root_is_that_of_the_folder_and_of_no_other() {
 
     world.write("alone", b"alone");
     let file = world.source().join("alone");
-    let single = within(world.client().put_anonymous(&[file.clone()], &options("1/2"))).await.unwrap();
+    let single = within(world.client().put_anonymous(std::slice::from_ref(&file), &options("1/2"))).await.unwrap();
     let root = within(snapshot(&world, &single.link).await.root()).await.unwrap();
     assert!(check_folder(&file, &root.root).unwrap().matches);
 }
