@@ -114,7 +114,8 @@ fn volume(criterion: &mut Criterion) {
             index: IndexPlace::Sled(folder.path().join("index")),
             capacity_bytes: Some(64 * 1024 * MIB),
         };
-        let (store, _) = Store::open(vec![data], StoreOptions::new(node), Timestamp::from_unix_ms(1)).expect("a store");
+        let (store, _) =
+            Store::open_whole(vec![data], StoreOptions::new(node), Timestamp::from_unix_ms(1)).expect("a store");
         let mut number = 0_u64;
         let mut shard = noise(SHARD_BYTES, 5);
         group.bench_function(if synced { "append_fsync" } else { "append" }, |bencher| {

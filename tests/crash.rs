@@ -1,7 +1,7 @@
 //! The store over a disk that loses, tears and reorders what was not synced, against a model of what was acknowledged.
 //!
 //! From a seed: puts, leases, heads, endings, expiry, compaction, scrubs, full disks, failing syncs and writes, rot, kills and
-//! power losses. After each opening and many times between, everything acknowledged reads back exactly, with its newest
+//! power losses, also amid the rebuilding of an index. After each opening and many times between, everything acknowledged reads back exactly, with its newest
 //! acknowledged lease; nothing appears that was never put; what was ended stays ended. `DOLMEN_CRASH_SEED=n` runs one seed,
 //! `DOLMEN_CRASH_SEEDS=n` the first n.
 
@@ -99,14 +99,18 @@ fn options() -> StoreOptions {
     }
 }
 
-fn open(disks: &[FaultyDisk], now: Timestamp) -> (Store<FaultyDisk>, OpenReport) {
+fn folders(disks: &[FaultyDisk]) -> Vec<DataFolder<FaultyDisk>> {
     let folders = disks.iter().enumerate().map(|(place, disk)| DataFolder {
         disk: disk.clone(),
         name: format!("disk {place}"),
         index: IndexPlace::Memory,
         capacity_bytes: None,
     });
-    Store::open(folders.collect(), options(), now).unwrap()
+    folders.collect()
+}
+
+fn open(disks: &[FaultyDisk], now: Timestamp) -> (Store<FaultyDisk>, OpenReport) {
+    Store::open_whole(folders(disks), options(), now).unwrap()
 }
 
 impl World {
@@ -327,14 +331,10 @@ impl World {
         if self.draw.percent(25) {
             let _ = self.store.close();
         }
-        // As in life: what was running is gone with the crash, and its destructors write to nothing.
-        let kind = [Crash::Everything, Crash::Nothing, Crash::Anything, Crash::Anything][self.draw.below(4)];
-        for disk in &self.disks {
-            disk.crash(&mut self.draw, kind);
-            disk.set_capacity(None);
+        self.crash();
+        while self.draw.percent(25) {
+            self.cut_a_rebuild_off();
         }
-        self.tickets.clear();
-        self.writers.clear();
         let (store, report) = open(&self.disks, self.now);
         self.store = store;
         for folder in report.folders {
@@ -343,6 +343,40 @@ impl World {
             assert!(folder.damaged <= self.model.rotten.len(), "only rot damages: {folder:?}");
         }
         self.verify();
+    }
+
+    /// As in life: what was running is gone with the crash, and its destructors write to nothing.
+    fn crash(&mut self) {
+        let kind = [Crash::Everything, Crash::Nothing, Crash::Anything, Crash::Anything][self.draw.below(4)];
+        for disk in &self.disks {
+            disk.crash(&mut self.draw, kind);
+            disk.set_capacity(None);
+        }
+        self.tickets.clear();
+        self.writers.clear();
+    }
+
+    /// Starts, reads some volumes, serves what they hold, and fails again.
+    fn cut_a_rebuild_off(&mut self) {
+        self.store = Store::open(folders(&self.disks), options()).unwrap().0;
+        for _ in 0..self.draw.below(16) {
+            self.store.rebuild_step(self.draw.below(self.disks.len())).unwrap();
+        }
+        if self.draw.percent(30) {
+            let _ = self.store.finish_rebuild(self.now);
+        }
+        let unknown = if self.store.is_whole() { StoreError::NotHeld } else { StoreError::Rebuilding };
+        for (root, bytes) in self.model.contents.iter().filter(|(root, _)| !self.model.rotten.contains(root)) {
+            let mut buffer = vec![0; bytes.len()];
+            match self.store.read(root, 0, &mut buffer) {
+                Ok(()) => assert!(buffer == *bytes, "{root:?} reads back exactly"),
+                Err(error) => assert_eq!(error, unknown, "{root:?}"),
+            }
+        }
+        if self.draw.percent(25) {
+            let _ = self.store.close();
+        }
+        self.crash();
     }
 
     /// Compares everything that the store shows with the model.

@@ -167,7 +167,7 @@ async fn an_index_that_is_gone_garbage_or_stale_is_rebuilt() {
             let status = node.status();
             assert_eq!(status.shards, held.len() as u64, "{what}: {status:?}\n{}", node.log());
             let opened = node.last_opened();
-            assert!(opened.contains("Rebuilt"), "{what}: {opened}");
+            assert!(opened.contains("index=Rebuilding"), "{what}: {opened}");
             read_all(&node, &held).await;
             // It is as good as any other node.
             held.extend(put_many(&Owner::new(0), &node, next..next + 2).await);

@@ -199,6 +199,7 @@ fn show_disks(terminal: Terminal, disks: &[DiskStatus]) {
         .map(|disk| {
             let state = match disk.state {
                 DiskState::Ok => "ok",
+                DiskState::Rebuilding => "rebuilding",
                 DiskState::Unmounted => "unmounted",
                 DiskState::Failed => "failed",
                 DiskState::ReadOnly => "read only",

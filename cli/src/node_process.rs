@@ -209,8 +209,9 @@ impl LocalNode {
                     format!("read {}", log.display()),
                 ));
             }
-            let running = node::last_status(&config.data).ok().flatten().is_some_and(|status| Some(status.pid) == pid);
-            if running {
+            let status = node::last_status(&config.data).ok().flatten();
+            // One that rebuilds its index takes no shards yet.
+            if status.is_some_and(|status| Some(status.pid) == pid && !status.is_rebuilding()) {
                 return Ok(());
             }
             if tokio::time::Instant::now() > deadline {

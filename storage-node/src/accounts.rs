@@ -2,7 +2,7 @@
 //!
 //! Decides whether a lease's bytes still fit, exactly and under concurrency: bytes are reserved before the first
 //! one is taken in, and given back when the put comes to nothing. Never decides whether a request is genuine, and
-//! keeps nothing on disk: at start it is rebuilt from the leases in the store.
+//! keeps nothing on disk: it is filled from the leases in the store, once they are known.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -86,7 +86,7 @@ struct Balances {
 }
 
 /// What all leases together are charged, for `status` and for admission.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LedgerUsage {
     /// Bytes charged to unlisted accounts.
     pub open_bytes: u64,

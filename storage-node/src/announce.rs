@@ -67,19 +67,20 @@ fn reachable_ip(listening: IpAddr) -> IpAddr {
     }
 }
 
-/// A fresh record of this node, signed. Its sequence is the time, so a later one supersedes it, also after a restart.
+/// A fresh record of this node, signed. `sequence` must be higher than any before, also before a restart.
 pub(crate) fn record<D: Disk>(
     identity: &Identity,
     config: &NodeConfig,
     addresses: &Addresses,
     service: &Service<D>,
     now: Timestamp,
+    sequence: u64,
 ) -> Signed<NodeRecord> {
     let node = identity.node_id();
     let described = service.describe(now);
     let record = NodeRecord {
         node,
-        sequence: now.as_unix_ms(),
+        sequence,
         control_addresses: addresses
             .control
             .iter()

@@ -13,7 +13,8 @@ use crate::config::{self, ConfigError, InitOptions, NodeConfig};
 use crate::disk::FileDisk;
 use crate::status::{DiskState, DiskStatus};
 use crate::store::{
-    DataFolder, FolderState, FolderUsage, IndexPlace, OpenReport, Store, StoreError, StoreOptions, initialise,
+    DataFolder, FolderReport, FolderState, FolderUsage, IndexPlace, OpenReport, Store, StoreError, StoreOptions,
+    initialise,
 };
 use crate::tasks::disk_status;
 
@@ -78,8 +79,6 @@ pub(crate) struct OpenFolders {
     pub(crate) state_folder: PathBuf,
     /// Folders of the configuration that are not even there.
     pub(crate) absent: Vec<DiskStatus>,
-    /// What the store found.
-    pub(crate) report: OpenReport,
 }
 
 /// Writes node.toml, makes the node's key and the data folders. Never overwrites anything.
@@ -120,7 +119,7 @@ pub fn remove(path: &Path, folder: &Path, now: Timestamp) -> Result<NodeConfig, 
     let base = path.parent().unwrap_or_else(|| Path::new(""));
     let full = base.join(folder);
     let data = open_folder(&full, None)?;
-    let (store, report) = Store::open(vec![data], store_options(&config, node), now)?;
+    let (store, report) = Store::open_whole(vec![data], store_options(&config, node), now)?;
     let usage = store.usage();
     store.close()?;
     let usable = report.folders.iter().all(|folder| folder.state == FolderState::Ready);
@@ -140,7 +139,8 @@ pub fn remove(path: &Path, folder: &Path, now: Timestamp) -> Result<NodeConfig, 
 /// [`FolderError::InUse`] while the node runs; its status file says the same then.
 pub fn list(config: &NodeConfig, now: Timestamp) -> Result<Vec<DiskStatus>, FolderError> {
     let node = Identity::load_or_create(&config.key_file)?.node_id();
-    let (store, folders) = open(config, node, now)?;
+    let (store, folders) = open(config, node)?;
+    store.rebuild(now)?;
     let disks = store.folders().into_iter().map(disk_status).chain(folders.absent).collect();
     store.close()?;
     Ok(disks)
@@ -165,18 +165,15 @@ pub fn reindex(config: &NodeConfig, now: Timestamp) -> Result<(OpenReport, Folde
             Ok(()) | Err(_) => {}
         }
     }
-    let (store, folders) = open(config, node, now)?;
+    let (store, _) = open(config, node)?;
+    let report = store.rebuild(now)?;
     let usage = store.usage();
     store.close()?;
-    Ok((folders.report, usage))
+    Ok((report, usage))
 }
 
-/// Opens the store over all folders that are there.
-pub(crate) fn open(
-    config: &NodeConfig,
-    node: NodeId,
-    now: Timestamp,
-) -> Result<(Store<FileDisk>, OpenFolders), FolderError> {
+/// Opens the store over all folders that are there; their indexes may be still to be rebuilt.
+pub(crate) fn open(config: &NodeConfig, node: NodeId) -> Result<(Store<FileDisk>, OpenFolders), FolderError> {
     let (mut present, mut absent) = (Vec::new(), Vec::new());
     // With one disk the quota is also the disk's bound; with several the service holds the sum to it.
     let capacity = config.quota.map(dolmen_proto::size::ByteSize::bytes).filter(|_| config.data.len() == 1);
@@ -187,25 +184,28 @@ pub(crate) fn open(
             Err(error) => return Err(error),
         }
     }
-    let (store, report) = Store::open(present, store_options(config, node), now)?;
+    let (store, report) = Store::open(present, store_options(config, node))?;
     for folder in &report.folders {
         tracing::info!(folder = folder.name, state = ?folder.state, index = ?folder.index, "opened");
     }
-    let usable = report.folders.iter().find(|folder| matches!(folder.state, FolderState::Ready));
+    let whole_or_to_be =
+        |folder: &&FolderReport| matches!(folder.state, FolderState::Ready | FolderState::Rebuilding { .. });
+    let usable = report.folders.iter().find(whole_or_to_be);
     let usable =
         usable.or_else(|| report.folders.iter().find(|folder| matches!(folder.state, FolderState::ReadOnly(_))));
     let Some(usable) = usable else {
         return Err(StoreError::NoFolder("none is mounted, or none was made by `dolmen node init`".to_owned()).into());
     };
     let state_folder = PathBuf::from(&usable.name);
-    Ok((store, OpenFolders { state_folder, absent, report }))
+    Ok((store, OpenFolders { state_folder, absent }))
 }
 
 fn absent_status(path: PathBuf, error: &io::Error) -> DiskStatus {
     let missing = error.kind() == io::ErrorKind::NotFound;
     let state = if missing { DiskState::Unmounted } else { DiskState::Failed };
     tracing::error!(folder = %path.display(), %error, "a data folder is not there");
-    DiskStatus { path, state, reason: error.to_string(), live_bytes: 0, dead_bytes: 0, free_bytes: 0 }
+    let reason = error.to_string();
+    DiskStatus { path, state, reason, rebuilding: None, live_bytes: 0, dead_bytes: 0, free_bytes: 0 }
 }
 
 fn store_options(config: &NodeConfig, node: NodeId) -> StoreOptions {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -29,7 +29,7 @@ use crate::serve::{DISK_CALLS_MAX, MEMORY_DIVISOR, NodeHandler, wall_clock};
 use crate::service::{Service, ServiceOptions};
 pub use crate::status::last_status;
 use crate::status::{self, NodeStatus, Phase};
-use crate::tasks::Background;
+use crate::tasks::{Background, Pace};
 
 /// Longest wait for background tasks at the end.
 const TASKS_DEADLINE: Duration = Duration::from_secs(5);
@@ -50,11 +50,16 @@ pub struct Node {
 impl Node {
     /// Starts a node: it is reachable, listed and serving when this returns. Needs a tokio runtime.
     ///
-    /// Peers that come while the disks are read are told so.
+    /// Where an index has to be rebuilt, the shards that are found are served meanwhile, and peers who ask for more are
+    /// told so. [`Node::whole`] says when that is over.
     ///
     /// # Errors
     /// [`NodeError`]; nothing of the node is left running then.
     pub async fn start(config: NodeConfig) -> Result<Self, NodeError> {
+        Self::start_paced(config, Arc::new(|_| {})).await
+    }
+
+    async fn start_paced(config: NodeConfig, pace: Pace) -> Result<Self, NodeError> {
         let started = (wall_clock(), Instant::now());
         let config = Arc::new(config);
         let identity = Identity::load_or_create(&config.key_file)?;
@@ -96,6 +101,9 @@ impl Node {
             client,
             addresses: watch::Sender::new(addresses.clone()),
             record,
+            sequence: Mutex::new(0),
+            whole: watch::Sender::new(service.has_books()),
+            pace,
             sockets: (data_socket, control_socket),
             state_folder: folders.state_folder,
             absent: folders.absent,
@@ -143,6 +151,12 @@ impl Node {
     #[must_use]
     pub fn service(&self) -> &Arc<Service<FileDisk>> {
         &self.background.service
+    }
+
+    /// Returns once no index is being rebuilt any more and every call is answered.
+    pub async fn whole(&self) {
+        // Its sender is the node's own.
+        let _ = self.background.whole.subscribe().wait_for(|whole| *whole).await;
     }
 
     /// The node at this moment.
@@ -232,7 +246,7 @@ fn serve(server: Arc<DataServer>, handler: NodeHandler<FileDisk>, mut stop: watc
 }
 
 fn open_service(config: &NodeConfig, identity: &Identity) -> Result<(Arc<Service<FileDisk>>, OpenFolders), NodeError> {
-    let (store, folders) = folders::open(config, identity.node_id(), wall_clock())?;
+    let (store, folders) = folders::open(config, identity.node_id())?;
     let last_trusted = status::last_trusted_time(&folders.state_folder);
     let clock = ClockGuard::new(wall_clock(), Duration::ZERO, last_trusted);
     if config.trust_clock {

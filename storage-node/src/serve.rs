@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use crate::config::MEMORY_MIN;
 use crate::disk::Disk;
-use crate::service::{GetPlan, PIECE_MAX_BYTES, Pending, PutInProgress, PutStart, Service};
+use crate::service::{GetPlan, PIECE_MAX_BYTES, Pending, PutInProgress, PutStart, Service, still_indexing};
 use crate::subnet::Subnet;
 
 /// Threads that may wait for disks at a time.
@@ -43,8 +43,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub const DISK_DEADLINE: Duration = Duration::from_secs(20);
 /// When a peer may come back to a node that is busy.
 const BUSY_RETRY: Duration = Duration::from_secs(1);
-/// When a peer may come back to a node that is still reading its disks.
-const INDEXING_RETRY: Duration = Duration::from_secs(5);
 
 /// The wall clock's time.
 #[must_use]
@@ -129,8 +127,7 @@ impl<D: Disk> Inner<D> {
             return replier.refuse(WireError::new(ErrorCode::ShuttingDown, "the node is going down")).await;
         }
         let Some(service) = self.service.get().map(Arc::clone) else {
-            let error = WireError::new(ErrorCode::StillIndexing, "the node is still reading its disks");
-            return replier.refuse(error.with_retry_after(INDEXING_RETRY)).await;
+            return replier.refuse(still_indexing()).await;
         };
         let from = Subnet::of(peer.address.ip());
         match request {

@@ -12,7 +12,8 @@ mod upkeep;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
 
 use dolmen_proto::ids::{NodeId, Timestamp};
 use dolmen_proto::limits;
@@ -32,7 +33,9 @@ use crate::lease::payer_of;
 use crate::store::{FolderState, Store, StoreError};
 use crate::subnet::Subnet;
 
-/// Leases read from the store at a time when the books are rebuilt.
+/// When a peer may come back to a node that has not read all of its disks.
+const INDEXING_RETRY: Duration = Duration::from_secs(5);
+/// Leases read from the store at a time when the books are opened.
 const RESTORE_BATCH: usize = 1024;
 /// Locks that serialise writes of heads at one point; points share them by their first byte.
 const HEAD_STRIPES: usize = 64;
@@ -85,7 +88,8 @@ pub struct Service<D: Disk> {
     node: NodeId,
     key: SigningKey,
     options: ServiceOptions,
-    ledger: Arc<Ledger>,
+    /// Empty until every lease is known: what the books must bear out waits for them.
+    ledger: OnceLock<Arc<Ledger>>,
     clock: ClockGuard,
     claims: Claims,
     /// Admission of a new lease, one at a time, or two puts could both find the last room.
@@ -103,7 +107,8 @@ pub struct Service<D: Disk> {
 }
 
 impl<D: Disk> Service<D> {
-    /// A service over an open store. Reads every lease and head once, to rebuild the books.
+    /// A service over an open store. Over one that is whole it opens the books at once; over one that is being rebuilt it
+    /// serves the shards that are found and puts off all else until [`Service::open_books`].
     ///
     /// # Errors
     /// What the store says; it is the node's own fault or its disk's.
@@ -113,29 +118,11 @@ impl<D: Disk> Service<D> {
         clock: ClockGuard,
         options: ServiceOptions,
     ) -> Result<Self, StoreError> {
-        let capacity = options.quota_bytes.unwrap_or_else(|| {
-            let usage = store.usage();
-            usage.total_bytes.saturating_add(usage.free_bytes)
-        });
-        let open_bytes = options.open_quota_bytes.unwrap_or(capacity / 10);
-        let open_subnet_bytes = options.open_quota_per_subnet_bytes.unwrap_or(open_bytes / 4);
-        let ledger = Ledger::new(QuotaPolicy { allowed: options.allowed.clone(), open_bytes, open_subnet_bytes });
-        let mut after = None;
-        loop {
-            let batch = store.leases(after, RESTORE_BATCH)?;
-            for lease in &batch {
-                ledger.restore(&payer_of(lease.account, &lease.mark), charged_bytes(lease.length_bytes.into()));
-            }
-            match batch.last() {
-                Some(last) => after = Some((last.root, last.account)),
-                None => break,
-            }
-        }
         let service = Self {
             node: NodeId::new(key.verifying_key().to_bytes()),
             key,
             accepting: AtomicU8::new(accepting_to_byte(options.accepting)),
-            ledger,
+            ledger: OnceLock::new(),
             clock,
             claims: Claims::default(),
             admission: Mutex::new(()),
@@ -148,14 +135,63 @@ impl<D: Disk> Service<D> {
             options,
             store,
         };
-        service.count_heads()?;
+        service.open_books()?;
         Ok(service)
+    }
+
+    /// Reads every lease and head once, and from then on answers every call; does nothing while the store is not whole. Says
+    /// whether the books are open.
+    ///
+    /// # Errors
+    /// What the store says; it is the node's own fault or its disk's.
+    pub fn open_books(&self) -> Result<bool, StoreError> {
+        if self.ledger.get().is_some() {
+            return Ok(true);
+        }
+        if !self.store.is_whole() {
+            return Ok(false);
+        }
+        // Nobody changes a lease or a head before the ledger is in its place.
+        let options = &self.options;
+        let open_bytes = options.open_quota_bytes.unwrap_or(self.quota_bytes() / 10);
+        let open_subnet_bytes = options.open_quota_per_subnet_bytes.unwrap_or(open_bytes / 4);
+        let ledger = Ledger::new(QuotaPolicy { allowed: options.allowed.clone(), open_bytes, open_subnet_bytes });
+        let mut after = None;
+        loop {
+            let batch = self.store.leases(after, RESTORE_BATCH)?;
+            for lease in &batch {
+                ledger.restore(&payer_of(lease.account, &lease.mark), charged_bytes(lease.length_bytes.into()));
+            }
+            match batch.last() {
+                Some(last) => after = Some((last.root, last.account)),
+                None => break,
+            }
+        }
+        self.count_heads()?;
+        // Where two open them at once, both have counted the same.
+        let _ = self.ledger.set(ledger);
+        Ok(true)
+    }
+
+    /// Whether the books are open: the node knows all that it holds, and answers every call.
+    #[must_use]
+    pub fn has_books(&self) -> bool {
+        self.ledger.get().is_some()
+    }
+
+    /// The ledger; until the books are open, that it is too early.
+    fn books(&self) -> Result<&Arc<Ledger>, WireError> {
+        self.ledger.get().ok_or_else(still_indexing)
     }
 
     /// Answers any call but `Put` and `Get`, which move payload: [`Service::begin_put`] and [`Service::begin_get`].
     /// `from` is the peer's subnet, `None` for one of a local network.
     #[must_use]
     pub fn answer(&self, request: &Request, now: Timestamp, from: Option<Subnet>) -> Reply {
+        let early = if matches!(request, Request::Describe) { None } else { self.books().err() };
+        if let Some(error) = early {
+            return Reply::Error(error);
+        }
         let reply = match request {
             Request::Describe => Ok(Reply::Describe(Box::new(self.describe(now)))),
             Request::Stat(roots) => Ok(self.stat(roots)),
@@ -193,7 +229,7 @@ impl<D: Disk> Service<D> {
         *self.record.write().unwrap_or_else(PoisonError::into_inner) = Some(record);
     }
 
-    /// Which puts are taken now.
+    /// Which puts the operator wants taken.
     #[must_use]
     pub fn accepting(&self) -> AcceptingMode {
         accepting_from_byte(self.accepting.load(Ordering::Relaxed))
@@ -204,9 +240,12 @@ impl<D: Disk> Service<D> {
         self.accepting.store(accepting_to_byte(accepting), Ordering::Relaxed);
     }
 
-    /// The same as the wire says it.
+    /// Which puts are taken now, as the wire says it: none while the books are not open.
     #[must_use]
     pub fn wire_accepting(&self) -> Accepting {
+        if !self.has_books() {
+            return Accepting::None;
+        }
         match self.accepting() {
             AcceptingMode::All => Accepting::All,
             AcceptingMode::RenewOnly => Accepting::RenewOnly,
@@ -214,9 +253,13 @@ impl<D: Disk> Service<D> {
         }
     }
 
-    /// Bytes that the node would still take: what is left of the quota, and no more than the disks have.
+    /// Bytes that the node would still take: what is left of the quota, and no more than the disks have. 0 while the books
+    /// are not open.
     #[must_use]
     pub fn room_bytes(&self) -> u64 {
+        if !self.has_books() {
+            return 0;
+        }
         // Before the store is asked, or a put could pass from one to the other unseen.
         let admitting = self.admitting.load(Ordering::Acquire);
         let usage = self.store.usage();
@@ -257,10 +300,10 @@ impl<D: Disk> Service<D> {
         &self.clock
     }
 
-    /// What all leases are charged.
+    /// What all leases are charged; all zero while the books are not open.
     #[must_use]
     pub fn ledger_usage(&self) -> LedgerUsage {
-        self.ledger.usage()
+        self.ledger.get().map(|ledger| ledger.usage()).unwrap_or_default()
     }
 
     /// What to answer for a root that no folder in use knows: that it is not held only when all folders were asked.
@@ -299,6 +342,7 @@ fn code_of(error: &StoreError) -> ErrorCode {
         StoreError::OutOfRange { .. } => ErrorCode::Malformed,
         StoreError::NotHeld => ErrorCode::NotHeld,
         StoreError::Damaged(_) => ErrorCode::Damaged,
+        StoreError::Rebuilding => ErrorCode::StillIndexing,
         StoreError::DiskFull { .. } => ErrorCode::DiskFull,
         StoreError::Io { kind: std::io::ErrorKind::StorageFull, .. } => ErrorCode::DiskFull,
         StoreError::Folder { .. }
@@ -310,6 +354,11 @@ fn code_of(error: &StoreError) -> ErrorCode {
     }
 }
 
+/// The node has not read all of its disks, so that it cannot say what it lacks.
+pub(crate) fn still_indexing() -> WireError {
+    WireError::new(ErrorCode::StillIndexing, "the node is still reading its disks").with_retry_after(INDEXING_RETRY)
+}
+
 /// A store's error as a peer is told it; the node's own troubles are logged in full.
 fn wire_error(error: &StoreError) -> WireError {
     let code = code_of(error);
@@ -318,6 +367,7 @@ fn wire_error(error: &StoreError) -> WireError {
             tracing::warn!(%error, "a disk failed");
             WireError::new(code, "the node's disk failed")
         }
+        ErrorCode::StillIndexing => still_indexing(),
         ErrorCode::DiskFull => WireError::new(code, "there is no room left on the node's disks"),
         _ => WireError::new(code, error.to_string()),
     }

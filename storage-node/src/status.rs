@@ -34,12 +34,23 @@ pub enum Phase {
 pub enum DiskState {
     /// It takes and serves shards.
     Ok,
+    /// Its index is being rebuilt; it serves the shards that were found so far.
+    Rebuilding,
     /// Its folder has no marker, or is not there: the disk is not mounted. Never written to, never taken as empty.
     Unmounted,
     /// It failed or hangs; what lies on it is not served.
     Failed,
     /// It serves and takes nothing new.
     ReadOnly,
+}
+
+/// How far the rebuilding of an index is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rebuilding {
+    /// Volumes read so far.
+    pub volumes_read: u64,
+    /// Volumes to read.
+    pub volumes: u64,
 }
 
 /// One data folder.
@@ -51,6 +62,9 @@ pub struct DiskStatus {
     pub state: DiskState,
     /// Why it is not `ok`; empty when it is.
     pub reason: String,
+    /// How far it is while it is being rebuilt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rebuilding: Option<Rebuilding>,
     /// Bytes of shards under a lease.
     pub live_bytes: u64,
     /// Bytes that compaction will free.
@@ -80,7 +94,7 @@ pub struct NodeStatus {
     pub data_addresses: Vec<String>,
     /// Announced addresses of the directory, with the node's peer id: what others use as bootstrap.
     pub control_addresses: Vec<String>,
-    /// Which puts are taken: `all`, `renew-only` or `none`.
+    /// Which puts are taken: `all`, `renew-only` or `none`; none while an index is being rebuilt.
     pub accepting: String,
     /// Most bytes on all disks.
     pub quota_bytes: u64,
@@ -113,6 +127,12 @@ pub struct NodeStatus {
 }
 
 impl NodeStatus {
+    /// Whether the index of any disk is being rebuilt, so that not every call is answered yet.
+    #[must_use]
+    pub fn is_rebuilding(&self) -> bool {
+        self.disks.iter().any(|disk| disk.state == DiskState::Rebuilding)
+    }
+
     /// Whether the process that wrote this is still there. A process with the same id may have taken its place.
     #[must_use]
     pub fn process_is_alive(&self) -> bool {
@@ -212,6 +232,7 @@ mod tests {
                 path: PathBuf::from("/srv"),
                 state: DiskState::Unmounted,
                 reason: "no marker".to_owned(),
+                rebuilding: None,
                 live_bytes: 0,
                 dead_bytes: 0,
                 free_bytes: 0,

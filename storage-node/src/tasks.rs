@@ -3,8 +3,9 @@
 //! Decides how often. Never decides what is over, damaged or trusted: that is the service's, the store's and the
 //! clock's. Each task is alone with its troubles: a disk that hangs under one holds up no other.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -17,13 +18,13 @@ use tokio::task::JoinSet;
 
 use crate::announce::{self, Addresses};
 use crate::clock::{ClockState, PEERS_MIN};
-use crate::config::NodeConfig;
+use crate::config::{AcceptingMode, NodeConfig};
 use crate::disk::Disk;
 use crate::keeper::{self, jittered};
 use crate::serve::{DISK_DEADLINE, wall_clock};
 use crate::service::Service;
-use crate::status::{self, DiskState, DiskStatus, NodeStatus, Phase};
-use crate::store::{FolderState, FolderStatus, MARKER_FILE};
+use crate::status::{self, DiskState, DiskStatus, NodeStatus, Phase, Rebuilding};
+use crate::store::{FolderState, FolderStatus, IndexState, MARKER_FILE, StoreError};
 
 /// A record lives for an hour; two in a row may fail to be published.
 const RECORD_EVERY: Duration = Duration::from_secs(20 * 60);
@@ -44,10 +45,15 @@ const SCRUB_EVERY: Duration = Duration::from_secs(60);
 /// Everything is re-read in this time, if the operator's rate allows.
 const SCRUB_ROUND: Duration = Duration::from_secs(25 * 86_400);
 const DISKS_EVERY: Duration = Duration::from_secs(5);
+/// As [`DISK_DEADLINE`], for a disk that is being read again: its first sync may have a gigabyte to write.
+const REBUILD_DEADLINE: Duration = Duration::from_secs(300);
 /// How often it is looked whether a disk that was not mounted is there again.
 const REMOUNTED_EVERY: Duration = Duration::from_secs(60);
 /// How long after its start a node puts its heads again for the first time.
 const KEEPER_DELAY: Duration = Duration::from_secs(30 * 60);
+
+/// Called with the folder's place before every volume that a rebuild reads, on the thread that reads it: tests make it wait.
+pub(crate) type Pace = Arc<dyn Fn(usize) + Send + Sync>;
 
 /// What the tasks work on.
 pub(crate) struct Background<D: Disk> {
@@ -59,6 +65,11 @@ pub(crate) struct Background<D: Disk> {
     pub(crate) client: DataClient,
     pub(crate) addresses: watch::Sender<Addresses>,
     pub(crate) record: watch::Sender<Bytes>,
+    /// Sequence of the last record.
+    pub(crate) sequence: Mutex<u64>,
+    /// Whether every call is answered: no index is being rebuilt any more, and the books are open.
+    pub(crate) whole: watch::Sender<bool>,
+    pub(crate) pace: Pace,
     pub(crate) sockets: (std::net::SocketAddr, std::net::SocketAddr),
     /// The folder that status and clock are kept in.
     pub(crate) state_folder: PathBuf,
@@ -72,6 +83,7 @@ impl<D: Disk> Background<D> {
     /// Starts all tasks; they end once `stop` says so.
     pub(crate) fn spawn(self: Arc<Self>, tasks: &mut JoinSet<()>) {
         tasks.spawn(Arc::clone(&self).publish());
+        tasks.spawn(Arc::clone(&self).rebuild());
         tasks.spawn(Arc::clone(&self).write_status());
         tasks.spawn(Arc::clone(&self).watch_clock());
         tasks.spawn(Arc::clone(&self).expire());
@@ -88,6 +100,15 @@ impl<D: Disk> Background<D> {
         tokio::time::timeout(duration, stop.wait_for(|stop| *stop)).await.is_err()
     }
 
+    /// As [`Background::pause`], and wakes when the node becomes whole.
+    async fn pause_until_whole(&self, duration: Duration, whole: &mut watch::Receiver<bool>) -> bool {
+        tokio::select! {
+            goes_on = self.pause(duration) => goes_on,
+            // Its sender is this very struct's.
+            Ok(()) = whole.changed() => true,
+        }
+    }
+
     /// Runs `work` on a thread that may block; `None`: it broke down, which is logged.
     async fn on_thread<T: Send + 'static>(
         self: &Arc<Self>,
@@ -100,6 +121,7 @@ impl<D: Disk> Background<D> {
 
     async fn publish(self: Arc<Self>) {
         let mut published: Option<Instant> = None;
+        let mut whole = self.whole.subscribe();
         loop {
             let (data, control) = self.sockets;
             let mut stop = self.stop.clone();
@@ -121,7 +143,7 @@ impl<D: Disk> Background<D> {
                 self.publish_now(&addresses);
                 published = Some(Instant::now());
             }
-            if !self.pause(RECORD_CHECK_EVERY).await {
+            if !self.pause_until_whole(RECORD_CHECK_EVERY, &mut whole).await {
                 return;
             }
         }
@@ -129,19 +151,98 @@ impl<D: Disk> Background<D> {
 
     /// Signs a fresh record and hands it to the directory and to `Describe`.
     pub(crate) fn publish_now(&self, addresses: &Addresses) {
-        let record = announce::record(&self.identity, &self.config, addresses, &self.service, wall_clock());
+        let now = wall_clock();
+        // The time, so that it supersedes the last one also after a restart; two in one millisecond differ.
+        let mut sequence = self.sequence.lock().unwrap_or_else(PoisonError::into_inner);
+        *sequence = now.as_unix_ms().max(sequence.saturating_add(1));
+        let record = announce::record(&self.identity, &self.config, addresses, &self.service, now, *sequence);
         self.record.send_replace(Bytes::from(record.encode()));
         self.service.set_record(record);
     }
 
+    /// Rebuilds the indexes that were not believed, beside serving, each folder on a thread of its own.
+    async fn rebuild(self: Arc<Self>) {
+        let mut reading = JoinSet::new();
+        let mut places = HashMap::new();
+        for (place, folder) in self.service.store().folders().into_iter().enumerate() {
+            if let FolderState::Rebuilding { volumes, .. } = folder.state {
+                tracing::info!(folder = folder.name, volumes, "rebuilding the index; what is found is served");
+                let this = Arc::clone(&self);
+                let reader = reading.spawn_blocking(move || this.read_folder(place, &folder.name));
+                places.insert(reader.id(), place);
+            }
+        }
+        while !*self.whole.borrow() {
+            tokio::select! {
+                Some(read) = reading.join_next() => {
+                    if let Err(error) = read {
+                        tracing::error!(%error, "the rebuilding of an index broke down");
+                        if let Some(place) = places.get(&error.id()) {
+                            self.service.store().fail_folder(*place, "its index cannot be rebuilt");
+                        }
+                    }
+                }
+                // A folder that hangs is given up on, and does not say so.
+                goes_on = self.pause(DISKS_EVERY) => if !goes_on {
+                    break;
+                }
+            }
+            if self.on_thread(Self::finish_rebuild).await == Some(true) {
+                self.whole.send_replace(true);
+            }
+        }
+        self.service.store().stop_rebuilding();
+        // They hold the data folders' locks.
+        while reading.join_next().await.is_some() {}
+    }
+
+    fn read_folder(&self, place: usize, name: &str) {
+        let began = Instant::now();
+        loop {
+            (self.pace)(place);
+            match self.service.store().rebuild_step(place) {
+                Ok(true) => {}
+                Ok(false) => {
+                    return tracing::info!(folder = name, elapsed = ?began.elapsed(), "all volumes are read");
+                }
+                Err(StoreError::Closed) => {
+                    return tracing::info!(
+                        folder = name,
+                        "the rebuilding stops here and begins anew at the next start"
+                    );
+                }
+                Err(error) => return tracing::error!(folder = name, %error, "the index cannot be rebuilt"),
+            }
+        }
+    }
+
+    /// Does what remains once all volumes are read; says whether it is done.
+    fn finish_rebuild(&self) -> bool {
+        let store = self.service.store();
+        if !store.is_whole() {
+            let Ok(report) = store.finish_rebuild(wall_clock()) else { return false };
+            for folder in report.folders.iter().filter(|folder| matches!(folder.index, IndexState::Rebuilt(_))) {
+                let (volumes, walked, torn, damaged) = (folder.volumes, folder.walked, folder.torn, folder.damaged);
+                let elapsed = self.started.1.elapsed();
+                tracing::info!(folder = folder.name, volumes, walked, torn, damaged, ?elapsed, "rebuilt the index");
+                for volume in &folder.unreadable {
+                    tracing::error!(folder = folder.name, volume, "a volume cannot be understood and is left alone");
+                }
+            }
+        }
+        let opened = self.service.open_books();
+        opened.inspect_err(|error| tracing::error!(%error, "the leases cannot be counted")).unwrap_or(false)
+    }
+
     async fn write_status(self: Arc<Self>) {
+        let mut whole = self.whole.subscribe();
         loop {
             let status = self.status(Phase::Serving).await;
             let written = self.on_thread(move |this| status::write(&this.state_folder, &status)).await;
             if let Some(Err(error)) = written {
                 tracing::warn!(%error, "the status file cannot be written");
             }
-            if !self.pause(STATUS_EVERY).await {
+            if !self.pause_until_whole(STATUS_EVERY, &mut whole).await {
                 return;
             }
         }
@@ -266,12 +367,15 @@ impl<D: Disk> Background<D> {
         loop {
             let folders = self.service.store().folders();
             for (index, folder) in folders.iter().enumerate() {
-                let hangs = folder.oldest_operation.is_some_and(|waiting| waiting > DISK_DEADLINE);
-                let in_use = matches!(folder.state, FolderState::Ready | FolderState::ReadOnly(_));
-                if hangs && in_use {
+                let deadline = match folder.state {
+                    FolderState::Ready | FolderState::ReadOnly(_) => Some(DISK_DEADLINE),
+                    FolderState::Rebuilding { .. } => Some(REBUILD_DEADLINE),
+                    FolderState::Unmounted | FolderState::Foreign(_) | FolderState::Failed(_) => None,
+                };
+                if deadline.is_some_and(|most| folder.oldest_operation.is_some_and(|waiting| waiting > most)) {
                     self.service.store().fail_folder(index, "it does not answer");
                 }
-                if known.get(index).is_some_and(|before| *before != folder.state) {
+                if known.get(index).is_some_and(|before| got_worse(before, &folder.state)) {
                     tracing::error!(folder = folder.name, state = ?folder.state, "a data folder changed");
                 }
             }
@@ -307,6 +411,11 @@ impl<D: Disk> Background<D> {
         if !self.pause(jittered(KEEPER_DELAY)).await {
             return;
         }
+        let (mut stop, mut whole) = (self.stop.clone(), self.whole.subscribe());
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return,
+            _ = whole.wait_for(|whole| *whole) => {}
+        }
         loop {
             let mut stop = self.stop.clone();
             let round_began = Instant::now();
@@ -330,6 +439,7 @@ impl<D: Disk> Background<D> {
         let node = self.service.node();
         let clock = self.service.clock().state();
         let described = self.service.describe(wall_clock());
+        let accepting = if self.service.has_books() { self.service.accepting() } else { AcceptingMode::None };
         let control =
             |socket: &std::net::SocketAddr| dolmen_net::directory::bootstrap_address(*socket, node).to_string();
         let disks = self.service.store().folders().into_iter().map(disk_status);
@@ -343,7 +453,7 @@ impl<D: Disk> Background<D> {
             uptime_s: self.started.1.elapsed().as_secs(),
             data_addresses: addresses.data.iter().map(ToString::to_string).collect(),
             control_addresses: addresses.control.iter().map(control).collect(),
-            accepting: self.service.accepting().as_str().to_owned(),
+            accepting: accepting.as_str().to_owned(),
             quota_bytes: self.service.quota_bytes(),
             used_bytes: usage.total_bytes,
             open_quota_bytes: ledger.open_quota_bytes,
@@ -378,10 +488,24 @@ fn scrub_budget(held_bytes: u64, rate_bytes_per_second: u64) -> u64 {
     wanted.min(rate_bytes_per_second.saturating_mul(SCRUB_EVERY.as_secs()))
 }
 
+/// Whether a folder's state is news; the course of a rebuild is not.
+fn got_worse(before: &FolderState, now: &FolderState) -> bool {
+    let rebuilt = matches!(before, FolderState::Rebuilding { .. })
+        && matches!(now, FolderState::Rebuilding { .. } | FolderState::Ready);
+    before != now && !rebuilt
+}
+
 /// One of the store's folders as the status shows it.
 pub(crate) fn disk_status(folder: FolderStatus) -> DiskStatus {
+    let rebuilding = match folder.state {
+        FolderState::Rebuilding { volumes_read, volumes } => Some(Rebuilding { volumes_read, volumes }),
+        _ => None,
+    };
     let (state, reason) = match folder.state {
         FolderState::Ready => (DiskState::Ok, String::new()),
+        FolderState::Rebuilding { volumes_read, volumes } => {
+            (DiskState::Rebuilding, format!("{volumes_read} of {volumes} volumes read; what they hold is served"))
+        }
         FolderState::ReadOnly(reason) => (DiskState::ReadOnly, reason),
         FolderState::Unmounted => (DiskState::Unmounted, "it has no marker file: is the disk mounted?".to_owned()),
         FolderState::Foreign(node) => (DiskState::Failed, format!("it belongs to node {node}")),
@@ -391,6 +515,7 @@ pub(crate) fn disk_status(folder: FolderStatus) -> DiskStatus {
         path: PathBuf::from(folder.name),
         state,
         reason,
+        rebuilding,
         live_bytes: folder.usage.live_bytes,
         dead_bytes: folder.usage.dead_bytes,
         free_bytes: folder.usage.free_bytes,

@@ -73,7 +73,7 @@ impl Network {
         });
     }
 
-    /// Starts a killed node again, without its index if so wanted, and waits until it serves.
+    /// Starts a killed node again, without its index if so wanted, and waits until it serves and its index is rebuilt.
     ///
     /// # Panics
     /// Where it cannot be started.
@@ -91,7 +91,7 @@ impl Network {
         wait_for("the node to serve", || {
             assert!(process.ended().is_none(), "node {number} ended:\n{}", self.logs());
             let status = status::read(&folder.join("data")).ok().flatten()?;
-            (status.pid == id).then_some(())
+            (status.pid == id && !status.is_rebuilding()).then_some(())
         });
         fs::write(folder.join("node.pid"), format!("{id}\n")).expect("written");
         self.revived.push(process);

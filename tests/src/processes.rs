@@ -286,7 +286,7 @@ impl TestNode {
         command
     }
 
-    /// Starts the node and waits until it serves.
+    /// Starts the node and waits until it answers every call: where it rebuilds its index, until that is done.
     pub fn start(&mut self) {
         self.start_with(&[]);
     }
@@ -304,7 +304,7 @@ impl TestNode {
         wait_for("the node to serve", || {
             let ended = self.process.as_mut().and_then(Process::ended);
             assert!(ended.is_none(), "the node ended ({ended:?}):\n{}", self.log());
-            self.serving()
+            self.serving().filter(|status| !status.is_rebuilding())
         });
     }
 

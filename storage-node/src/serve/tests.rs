@@ -124,7 +124,7 @@ impl Bench {
         initialise(&disk, identity.node_id(), [1; 32]).expect("a data folder");
         let data = DataFolder { disk, name: "data".to_owned(), index: IndexPlace::Memory, capacity_bytes: None };
         let options = StoreOptions { reserve_bytes: 0, ..StoreOptions::new(identity.node_id()) };
-        let (store, _) = Store::open(vec![data], options, wall_clock()).expect("a store");
+        let (store, _) = Store::open_whole(vec![data], options, wall_clock()).expect("a store");
         let clock = ClockGuard::new(wall_clock(), Duration::ZERO, None);
         let quota = ServiceOptions { open_quota_bytes: Some(1 << 30), ..ServiceOptions::default() };
         let service = Service::open(store, identity.signing_key().clone(), clock, quota).expect("a service");

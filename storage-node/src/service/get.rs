@@ -49,16 +49,16 @@ impl<D: Disk> Service<D> {
     /// Checks a `Get` and plans its payload. Anybody who knows a root may read the shard.
     ///
     /// # Errors
-    /// What the peer is told: not held, damaged, another length, a disk that failed.
+    /// What the peer is told: not held, not found yet, damaged, another length, a disk that failed.
     pub fn begin_get(&self, request: &GetRequest) -> Result<GetPlan, WireError> {
-        let Some(shard) = self.store.summary(&request.root).map_err(|error| wire_error(&error))? else {
+        let Some((length_bytes, state)) = self.store.find(&request.root).map_err(|error| wire_error(&error))? else {
             return Err(WireError::new(self.miss(), "the shard is not on the disks in use"));
         };
-        if shard.state == ShardState::Damaged {
+        if state == ShardState::Damaged {
             return Err(WireError::new(ErrorCode::Damaged, "the shard is damaged on this node's disk"));
         }
-        if u64::from(shard.length_bytes) != request.length_bytes {
-            let text = format!("the shard of this root has {} bytes", shard.length_bytes);
+        if u64::from(length_bytes) != request.length_bytes {
+            let text = format!("the shard of this root has {length_bytes} bytes");
             return Err(WireError::new(ErrorCode::LengthMismatch, text));
         }
         if !request.proof {
@@ -69,8 +69,8 @@ impl<D: Disk> Service<D> {
         let out_of_range = || WireError::malformed("the range does not lie in the shard");
         let offset = u32::try_from(request.offset_bytes).map_err(|_| out_of_range())?;
         let count = u32::try_from(request.count_bytes).map_err(|_| out_of_range())?;
-        let payload = slice_len(shard.length_bytes, offset, count).map_err(|_| out_of_range())?;
-        let mut parts = slice_parts(shard.length_bytes, offset, count).map_err(|_| out_of_range())?;
+        let payload = slice_len(length_bytes, offset, count).map_err(|_| out_of_range())?;
+        let mut parts = slice_parts(length_bytes, offset, count).map_err(|_| out_of_range())?;
         parts.reverse();
         let outboard = self.store.outboard(&request.root).map_err(|error| wire_error(&error))?;
         let payload_bytes = u64::try_from(payload).map_err(|_| out_of_range())?;

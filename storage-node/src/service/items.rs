@@ -104,6 +104,7 @@ impl<D: Disk> Service<D> {
     /// Ends leases by their delete key and keeps the signed request as the node's defence.
     pub(super) fn delete(&self, request: &DeleteRequest, now: Timestamp) -> Result<Reply, WireError> {
         let body = request.verify(&self.node, now)?;
+        let books = self.books()?;
         let _expiry = self.expiry.read().unwrap_or_else(PoisonError::into_inner);
         let mut codes = Vec::with_capacity(body.roots.len());
         let mut endings = Vec::new();
@@ -121,7 +122,7 @@ impl<D: Disk> Service<D> {
         }
         self.store.commit(ticket).map_err(|error| wire_error(&error))?;
         for ending in endings.iter().filter(|ending| codes[ending.item].is_ok()) {
-            self.ledger.release(&ending.payer, ending.bytes);
+            books.release(&ending.payer, ending.bytes);
         }
         Ok(Reply::Delete(codes))
     }

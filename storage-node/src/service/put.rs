@@ -82,7 +82,7 @@ impl<D: Disk> Service<D> {
     /// Checks a `Put` and prepares for its payload.
     ///
     /// # Errors
-    /// What the peer is told: unauthorised, over a quota, not accepted, full, or busy with the same shard.
+    /// What the peer is told: unauthorised, too early, over a quota, not accepted, full, or busy with the same shard.
     pub fn begin_put(
         &self,
         request: &PutRequest,
@@ -90,6 +90,7 @@ impl<D: Disk> Service<D> {
         from: Option<Subnet>,
     ) -> Result<PutStart<D>, WireError> {
         let terms = request.verify(&self.node, now)?;
+        self.books()?;
         if terms.length_bytes > self.options.shard_max_bytes {
             return Err(WireError::new(ErrorCode::TooLarge, "the shard is larger than this node takes"));
         }
@@ -208,11 +209,12 @@ impl<D: Disk> Service<D> {
     ) -> Result<(Reservation, Admitting), WireError> {
         self.admit(AcceptingMode::All)?;
         let bytes = charged_bytes(terms.length_bytes);
+        let books = self.books()?;
         let _one = self.admission.lock().unwrap_or_else(PoisonError::into_inner);
         if self.room_bytes() < bytes {
             return Err(WireError::new(ErrorCode::DiskFull, "there is no room left on the node's disks"));
         }
-        let reservation = self.ledger.reserve(payer, grant_bytes, bytes).map_err(|error| {
+        let reservation = books.reserve(payer, grant_bytes, bytes).map_err(|error| {
             let code = match error {
                 QuotaError::Account { .. } | QuotaError::Grant { .. } => ErrorCode::QuotaExceeded,
                 QuotaError::Open { .. } | QuotaError::Subnet { .. } => ErrorCode::OpenQuotaExceeded,

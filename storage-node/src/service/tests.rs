@@ -20,5 +20,6 @@ mod harness;
 mod heads;
 mod leases;
 mod quotas;
+mod rebuilding;
 
 use harness::*;

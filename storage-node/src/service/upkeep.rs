@@ -26,14 +26,14 @@ pub struct ExpiryReport {
 
 impl<D: Disk> Service<D> {
     /// Ends at most `max` leases and heads that are over, and gives back what they were charged. Does nothing while the
-    /// clock is in doubt.
+    /// clock is in doubt or the books are not open.
     ///
     /// # Errors
     /// What the store says; a retry is safe.
     pub fn expire_step(&self, now: Timestamp, max: usize) -> Result<ExpiryReport, StoreError> {
-        if !self.clock.may_expire() {
+        let Some(books) = self.ledger.get().filter(|_| self.clock.may_expire()) else {
             return Ok(ExpiryReport::default());
-        }
+        };
         let _alone = match self.expiry.try_write() {
             Ok(alone) => alone,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
@@ -41,7 +41,7 @@ impl<D: Disk> Service<D> {
         };
         let report = self.store.expire(now, self.is_short_of_space(), max)?;
         for lease in &report.leases {
-            self.ledger.release(&payer_of(lease.account, &lease.mark), charged_bytes(lease.length_bytes.into()));
+            books.release(&payer_of(lease.account, &lease.mark), charged_bytes(lease.length_bytes.into()));
         }
         if report.heads > 0 {
             self.count_heads()?;
@@ -58,9 +58,12 @@ impl<D: Disk> Service<D> {
         self.store.compact(now, self.is_short_of_space(), budget_bytes)
     }
 
-    /// Whether so little room is left that expired shards go at once and volumes are compacted early.
+    /// Whether so little room is left that expired shards go at once and volumes are compacted early. Not before it is known.
     #[must_use]
     pub fn is_short_of_space(&self) -> bool {
+        if !self.has_books() {
+            return false;
+        }
         let usage = self.store.usage();
         let capacity = usage.total_bytes.saturating_add(usage.free_bytes);
         let capacity = self.options.quota_bytes.map_or(capacity, |quota| quota.min(capacity));

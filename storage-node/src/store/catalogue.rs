@@ -26,8 +26,6 @@ pub(crate) struct Entry {
 const ENTRY_BYTES: usize = 57;
 const LEASE_KEY_BYTES: usize = 65;
 const DUE_KEY_BYTES: usize = 73;
-/// Records gathered by a rebuild before they go to the index.
-const STAGED_MAX: usize = 131_072;
 /// Changes of one batch of a rebuild.
 const CHANGES_PER_BATCH: usize = 4096;
 
@@ -227,9 +225,14 @@ impl Staged {
         }
     }
 
-    /// Whether as many are gathered as memory is meant for (some 40 MB).
-    pub(crate) fn is_full(&self) -> bool {
-        self.newest.len() >= STAGED_MAX
+    /// Keys gathered; each takes some 300 bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.newest.len()
+    }
+
+    /// Where a shard lies, or that it is lost.
+    pub(crate) fn shard(&self, root: &ShardRoot) -> Option<Entry> {
+        self.newest.get(&shard_key(root.as_bytes())).map(|(volume, record)| Entry::new(record, *volume))
     }
 }
 
@@ -361,15 +364,15 @@ impl Catalogue {
 
     /// As [`Catalogue::apply`] for many records of different keys, in the order of their keys: what a rebuild does in
     /// bulk costs the index a fraction of what it does one by one.
-    pub(crate) fn apply_staged(&self, totals: &mut Totals, staged: Staged) -> Result<(), String> {
+    pub(crate) fn apply_staged(&self, totals: &mut Totals, staged: &Staged) -> Result<(), String> {
         let mut changes = Vec::with_capacity(CHANGES_PER_BATCH + 5);
-        for (key, (volume, record)) in staged.newest {
+        for (key, (volume, record)) in &staged.newest {
             let Some(class) = record.kind.class() else { continue };
-            let old = self.get(&key)?;
-            if old.is_some_and(|old| (old.generation, old.volume) >= (record.generation, volume)) {
+            let old = self.get(key)?;
+            if old.is_some_and(|old| (old.generation, old.volume) >= (record.generation, *volume)) {
                 continue;
             }
-            let new = Entry::new(&record, volume);
+            let new = Entry::new(record, *volume);
             replacement(&mut changes, (class, &record.a, &record.b), old.as_ref(), Some(&new));
             totals.exchange(old.as_ref(), Some(&new));
             if changes.len() >= CHANGES_PER_BATCH {

@@ -51,6 +51,9 @@ pub enum StoreError {
     /// This node's fault: it has a lease on the shard, but its bytes are damaged or lost. A new put heals it.
     #[error("shard {0:?} is damaged on this node's disk")]
     Damaged(ShardRoot),
+    /// This node's state: the index of a data folder is being rebuilt, and what was not found yet may be in it.
+    #[error("the index of a data folder is being rebuilt")]
+    Rebuilding,
     /// This node's state: no data folder has room. Deletes still work.
     #[error("no data folder has {wanted} bytes of room")]
     DiskFull {

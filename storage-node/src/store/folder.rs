@@ -13,6 +13,7 @@ use super::append::Appender;
 use super::catalogue::{Catalogue, Entry, Totals};
 use super::commit::CommitQueue;
 use super::marker::{Marker, VOLUME_START, volume_name};
+use super::rebuild::Rebuild;
 use super::scrub::Cursor;
 use super::sync::{lock, read};
 use super::volume::{Mode, Volume};
@@ -53,6 +54,8 @@ pub(crate) struct Folder<D: Disk> {
     pub(crate) volumes: RwLock<BTreeMap<u64, Arc<VolumeOf<D>>>>,
     pub(crate) append: Mutex<Appender<D>>,
     pub(crate) closed: AtomicBool,
+    pub(crate) rebuild: Arc<Rebuild>,
+    /// Apart from whether it is being rebuilt.
     state: Mutex<FolderState>,
     /// Bytes of extents that are reserved and not complete.
     pub(crate) outstanding: AtomicU64,
@@ -91,6 +94,7 @@ impl<D: Disk> Folder<D> {
             volumes: RwLock::default(),
             append: Mutex::default(),
             closed: AtomicBool::new(false),
+            rebuild: Arc::default(),
             state: Mutex::new(FolderState::Ready),
             outstanding: AtomicU64::new(0),
             device_free: AtomicU64::new(0),
@@ -103,7 +107,11 @@ impl<D: Disk> Folder<D> {
     }
 
     pub(crate) fn state(&self) -> FolderState {
-        lock(&self.state).clone()
+        let state = lock(&self.state).clone();
+        match state {
+            FolderState::Ready | FolderState::ReadOnly(_) if !self.is_whole() => self.rebuild.state(),
+            state => state,
+        }
     }
 
     /// Closes the folder for writing, or altogether; never the other way round.
@@ -121,7 +129,7 @@ impl<D: Disk> Folder<D> {
 
     pub(crate) fn check_readable(&self) -> Result<(), StoreError> {
         match &*lock(&self.state) {
-            FolderState::Ready | FolderState::ReadOnly(_) => Ok(()),
+            FolderState::Ready | FolderState::ReadOnly(_) | FolderState::Rebuilding { .. } => Ok(()),
             FolderState::Failed(reason) => Err(self.refused(reason.clone())),
             FolderState::Unmounted | FolderState::Foreign(_) => Err(self.refused("not this node's".to_owned())),
         }
@@ -132,7 +140,7 @@ impl<D: Disk> Folder<D> {
             return Err(StoreError::Closed);
         }
         match &*lock(&self.state) {
-            FolderState::Ready => Ok(()),
+            FolderState::Ready | FolderState::Rebuilding { .. } => Ok(()),
             FolderState::ReadOnly(reason) | FolderState::Failed(reason) => Err(self.refused(reason.clone())),
             FolderState::Unmounted | FolderState::Foreign(_) => Err(self.refused("not this node's".to_owned())),
         }
@@ -239,6 +247,7 @@ impl<D: Disk> Folder<D> {
         let volumes = self.all_volumes();
         let total_bytes: u64 = volumes.iter().map(|volume| lock(&volume.tail).end).sum();
         let live_bytes = totals.live.values().sum();
+        let whole = self.is_whole();
         let overhead = VOLUME_START * volumes.len() as u64 + self.outstanding.load(Ordering::SeqCst);
         FolderUsage {
             shards: totals.shards,
@@ -247,9 +256,10 @@ impl<D: Disk> Folder<D> {
             leases: totals.leases,
             heads: totals.heads,
             live_bytes,
-            dead_bytes: total_bytes.saturating_sub(overhead).saturating_sub(live_bytes),
+            // What was read and is not in the index yet may count.
+            dead_bytes: if whole { total_bytes.saturating_sub(overhead).saturating_sub(live_bytes) } else { 0 },
             total_bytes,
-            free_bytes: if self.check_writable().is_ok() { self.known_room(Room::Shard) } else { 0 },
+            free_bytes: if whole && self.check_writable().is_ok() { self.known_room(Room::Shard) } else { 0 },
             volumes: volumes.len() as u64,
         }
     }

@@ -8,7 +8,8 @@
 //! ```text
 //! writer  a shard streams in ----+        +-- read     header borne out, bytes as they are
 //! append  records in order ------+--> volumes (the truth)
-//! commit  one sync for many -----+        +-- open     index rebuilt from tables; the unfinished is walked
+//! commit  one sync for many -----+        +-- open     an index that agrees with them, or
+//!            |                            +-- rebuild  one from tables, the unfinished walked; then settle
 //!            |                            +-- compact  scrub  expire
 //!            +--> catalogue over an index (disposable): what counts, only once it is durable
 //! ```
@@ -25,8 +26,10 @@ mod marker;
 mod open;
 mod options;
 mod read;
+mod rebuild;
 mod record;
 mod scrub;
+mod settle;
 mod sync;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
@@ -62,6 +65,8 @@ use crate::disk::Disk;
 pub const LEASE_TERMS_MAX_BYTES: usize = 4096;
 /// Longest evidence (a signed delete) that an ended lease keeps, in bytes.
 pub const EVIDENCE_MAX_BYTES: usize = limits::WIRE_HEADER_MAX_BYTES;
+/// Records that rebuilds of all folders together gather before they go to the indexes: some 40 MB.
+const STAGED_MAX: usize = 131_072;
 
 /// The store. Cheap to clone; all clones are one store.
 pub struct Store<D: Disk> {
@@ -76,7 +81,7 @@ struct Inner<D: Disk> {
 
 /// A folder as it was given: usable or only reported.
 struct Slot<D: Disk> {
-    report: FolderReport,
+    report: Mutex<FolderReport>,
     folder: Option<Arc<Folder<D>>>,
 }
 
@@ -100,42 +105,39 @@ fn too_large(what: &'static str, actual: usize, limit: usize) -> Result<(), Stor
 }
 
 impl<D: Disk> Store<D> {
-    /// Opens the folders that can be used and reports on all. Damaged or stale indexes are rebuilt here, which takes minutes
-    /// on a large disk that was not closed. Of leases that were over by `now` nothing is said any more.
+    /// Opens the folders that can be used and reports on all. Reads no volume: where an index is missing, damaged or stale,
+    /// the folder waits for [`Store::rebuild`], and until all are whole the store answers with
+    /// [`StoreError::Rebuilding`] wherever a record that is not found yet could change the answer. Shards that were
+    /// found are read.
     ///
     /// # Errors
     /// `NoFolder` when none can be used.
-    pub fn open(
-        folders: Vec<DataFolder<D>>,
-        options: StoreOptions,
-        now: Timestamp,
-    ) -> Result<(Self, OpenReport), StoreError> {
+    pub fn open(folders: Vec<DataFolder<D>>, options: StoreOptions) -> Result<(Self, OpenReport), StoreError> {
+        let staged_max = STAGED_MAX / folders.len().max(1);
         let options = Arc::new(options);
         let generations = Arc::new(AtomicU64::new(1));
         let slots: Vec<_> = folders
             .into_iter()
             .map(|spec| {
-                let (folder, report) = open::open_folder(spec, &options, &generations, now);
-                Slot { report, folder }
+                let (folder, report) = open::open_folder(spec, &options, &generations, staged_max);
+                Slot { report: Mutex::new(report), folder }
             })
             .collect();
-        let report = OpenReport { folders: slots.iter().map(|slot| slot.report.clone()).collect() };
-        if slots.iter().all(|slot| slot.folder.is_none()) {
-            let states = slots.iter().map(|slot| format!("{}: {:?}", slot.report.name, slot.report.state));
-            return Err(StoreError::NoFolder(states.collect::<Vec<_>>().join("; ")));
-        }
-        Ok((Self { inner: Arc::new(Inner { options, slots, choosing: Mutex::new(()) }) }, report))
+        let store = Self { inner: Arc::new(Inner { options, slots, choosing: Mutex::new(()) }) };
+        let report = store.usable_report()?;
+        Ok((store, report))
     }
 
     /// Starts a put. When the shard is already held, its bytes are checked and not stored again.
     ///
     /// # Errors
-    /// `TooLarge`, `DiskFull`, `Io`.
+    /// `TooLarge`, `DiskFull`, `Io`, `Rebuilding`.
     pub fn begin_put(&self, root: ShardRoot, length_bytes: u32) -> Result<ShardWriter<D>, StoreError> {
         if length_bytes == 0 || length_bytes > self.inner.options.shard_max_bytes {
             let limit = u64::from(self.inner.options.shard_max_bytes);
             return Err(StoreError::TooLarge { what: "shard", actual: u64::from(length_bytes), limit });
         }
+        self.check_whole()?;
         let mut known_in = None;
         // One put of a root at a time chooses a folder, so that two at once choose the same.
         let choosing = lock(&self.inner.choosing);
@@ -192,8 +194,9 @@ impl<D: Disk> Store<D> {
     /// ([`Store::folders`]) `None` does not mean that the node never held it.
     ///
     /// # Errors
-    /// `Io`, `Index`.
+    /// `Io`, `Index`, `Rebuilding`.
     pub fn lookup(&self, root: &ShardRoot) -> Result<Option<ShardInfo>, StoreError> {
+        self.check_whole()?;
         let mut length_bytes = 0;
         let mut state = None;
         let mut leases: BTreeMap<AccountId, (u64, LeaseRecord)> = BTreeMap::new();
@@ -221,11 +224,17 @@ impl<D: Disk> Store<D> {
         Ok(state.filter(|_| !leases.is_empty()).map(|state| ShardInfo { length_bytes, state, leases }))
     }
 
-    /// As [`Store::lookup`] without the leases' terms: from the index alone, for reads and inventories.
+    /// As [`Store::lookup`] without the leases' terms: from the index alone, for inventories.
     ///
     /// # Errors
-    /// `Index`.
+    /// `Index`, `Rebuilding`.
     pub fn summary(&self, root: &ShardRoot) -> Result<Option<ShardSummary>, StoreError> {
+        self.check_whole()?;
+        self.summary_of_whole(root)
+    }
+
+    /// The same from those folders that are whole.
+    fn summary_of_whole(&self, root: &ShardRoot) -> Result<Option<ShardSummary>, StoreError> {
         let (mut length_bytes, mut state, mut until) = (0, None, None);
         for folder in self.readable() {
             let Some(entry) = known(folder, root)? else { continue };
@@ -247,8 +256,9 @@ impl<D: Disk> Store<D> {
     /// Adds or replaces the lease of one account on a shard that is held.
     ///
     /// # Errors
-    /// `NotHeld`, `Damaged`, `TooLarge`, `DiskFull`, `Io`.
+    /// `NotHeld`, `Damaged`, `TooLarge`, `DiskFull`, `Io`, `Rebuilding`.
     pub fn put_lease(&self, root: ShardRoot, lease: LeaseRecord) -> Result<Ticket, StoreError> {
+        self.check_whole()?;
         writer::check_terms(&lease)?;
         let mut result = Err(StoreError::NotHeld);
         for folder in self.readable() {
@@ -276,8 +286,9 @@ impl<D: Disk> Store<D> {
     /// kept until the lease would have ended.
     ///
     /// # Errors
-    /// `NotHeld`, `TooLarge`, `DiskFull`, `Io`.
+    /// `NotHeld`, `TooLarge`, `DiskFull`, `Io`, `Rebuilding`.
     pub fn remove_lease(&self, root: ShardRoot, account: AccountId, evidence: &[u8]) -> Result<Ticket, StoreError> {
+        self.check_whole()?;
         too_large("evidence", evidence.len(), EVIDENCE_MAX_BYTES)?;
         let Some(newest) = self.newest_lease(&root, &account)? else { return Err(StoreError::NotHeld) };
         let mut ticket = Ticket::default();
@@ -304,8 +315,9 @@ impl<D: Disk> Store<D> {
     /// The signed delete that ended a lease, while it is kept.
     ///
     /// # Errors
-    /// `Io`, `Index`.
+    /// `Io`, `Index`, `Rebuilding`.
     pub fn evidence(&self, root: &ShardRoot, account: AccountId) -> Result<Option<Bytes>, StoreError> {
+        self.check_whole()?;
         for folder in self.readable() {
             if let Some(evidence) = folder.read_evidence(root, &account)? {
                 return Ok(Some(evidence));
@@ -317,13 +329,14 @@ impl<D: Disk> Store<D> {
     /// Leases of one account in order of their roots, from the first after `after`, at most `max`.
     ///
     /// # Errors
-    /// `Index`.
+    /// `Index`, `Rebuilding`.
     pub fn leases_of(
         &self,
         account: AccountId,
         after: Option<ShardRoot>,
         max: usize,
     ) -> Result<Vec<LeaseSummary>, StoreError> {
+        self.check_whole()?;
         let mut roots = BTreeSet::new();
         for folder in self.readable() {
             let found = folder.catalogue.roots_of(&account, after.as_ref(), max);
@@ -335,8 +348,9 @@ impl<D: Disk> Store<D> {
     /// All leases in order of (root, account), from the first after `after`, at most `max`: for quotas at start.
     ///
     /// # Errors
-    /// `Index`.
+    /// `Index`, `Rebuilding`.
     pub fn leases(&self, after: Option<(ShardRoot, AccountId)>, max: usize) -> Result<Vec<LeaseSummary>, StoreError> {
+        self.check_whole()?;
         let mut keys = BTreeSet::new();
         let after = after.as_ref().map(|(root, account)| (root.as_bytes(), account.as_bytes()));
         for folder in self.readable() {
@@ -346,48 +360,17 @@ impl<D: Disk> Store<D> {
         self.summaries(keys.into_iter().take(max))
     }
 
-    /// Reads exactly `buffer.len()` bytes of a shard. The bytes are not hashed here: readers have the root.
-    ///
-    /// # Errors
-    /// `NotHeld`, `Damaged`, `OutOfRange`, `Io`.
-    pub fn read(&self, root: &ShardRoot, offset: u64, buffer: &mut [u8]) -> Result<(), StoreError> {
-        let mut result = Err(StoreError::NotHeld);
-        for folder in self.readable() {
-            match folder.read_shard(root, offset, buffer) {
-                Ok(()) => return Ok(()),
-                Err(StoreError::NotHeld) => {}
-                Err(error) => result = Err(error),
-            }
-        }
-        result
-    }
-
-    /// The shard's outboard: pre-order hash pairs over 16 KiB groups, empty for shards of one group.
-    ///
-    /// # Errors
-    /// `NotHeld`, `Damaged`, `Io`.
-    pub fn outboard(&self, root: &ShardRoot) -> Result<Vec<u8>, StoreError> {
-        let mut result = Err(StoreError::NotHeld);
-        for folder in self.readable() {
-            match folder.read_outboard(root) {
-                Ok(outboard) => return Ok(outboard),
-                Err(StoreError::NotHeld) => {}
-                Err(error) => result = Err(error),
-            }
-        }
-        result
-    }
-
     /// Puts a head, replacing the one of the same point and key. Which of two is newer is the caller's to decide, and
     /// the caller must hold its decision for a point until the commit: heads are visible only then.
     ///
     /// # Errors
-    /// `TooLarge`, `DiskFull`, `Io`.
+    /// `TooLarge`, `DiskFull`, `Io`, `Rebuilding`.
     pub fn put_head(&self, point: Point, key: [u8; 32], bytes: &[u8], until: Timestamp) -> Result<Ticket, StoreError> {
         too_large("head", bytes.len(), limits::HEAD_MAX_BYTES)?;
         if bytes.is_empty() {
             return Err(StoreError::TooLarge { what: "empty head", actual: 0, limit: 0 });
         }
+        self.check_whole()?;
         let mut folders = Vec::new();
         for folder in self.readable().filter(|folder| folder.check_writable().is_ok()) {
             let known = folder.catalogue.entry(Class::Head, point.as_bytes(), &key);
@@ -422,8 +405,9 @@ impl<D: Disk> Store<D> {
     /// The heads by all keys at one point.
     ///
     /// # Errors
-    /// `Io`, `Index`.
+    /// `Io`, `Index`, `Rebuilding`.
     pub fn heads(&self, point: &Point) -> Result<Vec<StoredHead>, StoreError> {
+        self.check_whole()?;
         let mut found = BTreeMap::new();
         for folder in self.readable() {
             let pairs = folder.catalogue.heads(point).map_err(|reason| folder.index_error(reason))?;
@@ -435,8 +419,9 @@ impl<D: Disk> Store<D> {
     /// All heads in order of (point, key), from the first after `after`, at most `max`: for putting them again.
     ///
     /// # Errors
-    /// `Io`, `Index`.
+    /// `Io`, `Index`, `Rebuilding`.
     pub fn all_heads(&self, after: Option<(Point, [u8; 32])>, max: usize) -> Result<Vec<StoredHead>, StoreError> {
+        self.check_whole()?;
         let mut found = BTreeMap::new();
         let after = after.as_ref().map(|(point, key)| (point.as_bytes(), key));
         for folder in self.readable() {
@@ -447,11 +432,15 @@ impl<D: Disk> Store<D> {
     }
 
     /// Ends at most `max` leases and heads that are over: after the grace, or at once when `short_of_space`; durable on return.
+    /// None while a folder is being rebuilt: it may have a newer lease.
     ///
     /// # Errors
     /// `DiskFull`, `Io`, `SyncFailed`.
     pub fn expire(&self, now: Timestamp, short_of_space: bool, max: usize) -> Result<ExpireReport, StoreError> {
         let mut report = ExpireReport::default();
+        if self.check_whole().is_err() {
+            return Ok(report);
+        }
         let mut ticket = Ticket::default();
         let mut result = Ok(());
         let newer = |root: &ShardRoot, account: &AccountId, generation| self.newer_kind(root, account, generation);
@@ -470,7 +459,7 @@ impl<D: Disk> Store<D> {
     }
 
     /// Rewrites volumes that are mostly dead (under a quarter live; under three quarters when `short_of_space`), until
-    /// about `budget_bytes` are copied.
+    /// about `budget_bytes` are copied. Leaves folders alone that are being rebuilt.
     ///
     /// # Errors
     /// `DiskFull`, `Io`, `SyncFailed`.
@@ -491,7 +480,7 @@ impl<D: Disk> Store<D> {
     }
 
     /// Re-reads about `budget_bytes` on each folder and checks them against roots and checksums, going on where the last
-    /// call stopped. The caller paces it.
+    /// call stopped. The caller paces it. Leaves folders alone that are being rebuilt.
     ///
     /// # Errors
     /// `Io`, `Index`.
@@ -505,11 +494,11 @@ impl<D: Disk> Store<D> {
         result.map(|()| report)
     }
 
-    /// Space and counts over all folders.
+    /// Space and counts over all folders; of those that are being rebuilt, what was found so far.
     #[must_use]
     pub fn usage(&self) -> FolderUsage {
         let mut sum = FolderUsage::default();
-        for folder in self.readable() {
+        for folder in self.in_use() {
             let usage = folder.usage();
             sum.shards += usage.shards;
             sum.shard_bytes += usage.shard_bytes;
@@ -528,14 +517,18 @@ impl<D: Disk> Store<D> {
     /// Every folder as given to [`Store::open`], those that cannot be used included. Does not touch the disks.
     #[must_use]
     pub fn folders(&self) -> Vec<FolderStatus> {
-        let status = |slot: &Slot<D>| FolderStatus {
-            name: slot.report.name.clone(),
-            disk: slot.report.disk,
-            state: slot.folder.as_ref().map_or_else(|| slot.report.state.clone(), |folder| folder.state()),
-            usage: slot.folder.as_ref().map(|folder| folder.usage()).unwrap_or_default(),
-            oldest_operation: slot.folder.as_ref().and_then(|folder| folder.disk.health().oldest_operation()),
-            operations: slot.folder.as_ref().map_or(0, |folder| folder.disk.health().finished()),
-            errors: slot.folder.as_ref().map_or(0, |folder| folder.disk.health().failed()),
+        let status = |slot: &Slot<D>| {
+            let opened = lock(&slot.report).clone();
+            let folder = slot.folder.as_ref();
+            FolderStatus {
+                name: opened.name,
+                disk: opened.disk,
+                state: folder.map_or(opened.state, |folder| folder.state()),
+                usage: folder.map(|folder| folder.usage()).unwrap_or_default(),
+                oldest_operation: folder.and_then(|folder| folder.disk.health().oldest_operation()),
+                operations: folder.map_or(0, |folder| folder.disk.health().finished()),
+                errors: folder.map_or(0, |folder| folder.disk.health().failed()),
+            }
         };
         self.inner.slots.iter().map(status).collect()
     }
@@ -547,7 +540,8 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    /// Closes every volume with a table of contents, so that the next opening need not verify. Puts still running fail.
+    /// Closes every volume with a table of contents, so that the next opening need not verify. Puts still running fail, and
+    /// a rebuild that runs ends; its folder is rebuilt at the next opening.
     ///
     /// # Errors
     /// The first failure; the store is closed in any case, and reopening recovers.
@@ -601,7 +595,7 @@ impl<D: Disk> Store<D> {
     fn is_needed(&self, ending: &Record) -> bool {
         let Some(class) = ending.kind.class() else { return true };
         self.inner.slots.iter().any(|slot| match &slot.folder {
-            Some(folder) if folder.check_readable().is_ok() && !folder.has_suspects() => {
+            Some(folder) if folder.check_readable().is_ok() && folder.is_whole() && !folder.has_suspects() => {
                 let entry = folder.catalogue.entry(class, &ending.a, &ending.b);
                 entry.map_or(true, |entry| entry.is_some_and(|entry| entry.generation < ending.generation))
             }
@@ -618,9 +612,25 @@ impl<D: Disk> Store<D> {
         Ok(found)
     }
 
-    fn readable(&self) -> impl Iterator<Item = &Arc<Folder<D>>> {
+    /// Refuses what half an index could get wrong.
+    fn check_whole(&self) -> Result<(), StoreError> {
+        if self.is_whole() { Ok(()) } else { Err(StoreError::Rebuilding) }
+    }
+
+    /// Folders that can be read, being rebuilt or not.
+    fn in_use(&self) -> impl Iterator<Item = &Arc<Folder<D>>> {
         let folders = self.inner.slots.iter().filter_map(|slot| slot.folder.as_ref());
         folders.filter(|folder| folder.check_readable().is_ok())
+    }
+
+    /// Those that are being rebuilt.
+    fn partial(&self) -> impl Iterator<Item = &Arc<Folder<D>>> {
+        self.in_use().filter(|folder| !folder.is_whole())
+    }
+
+    /// Those that are not.
+    fn readable(&self) -> impl Iterator<Item = &Arc<Folder<D>>> {
+        self.in_use().filter(|folder| folder.is_whole())
     }
 
     fn writable(&self) -> impl Iterator<Item = &Arc<Folder<D>>> {
@@ -648,9 +658,16 @@ impl<D: Disk> Folder<D> {
         if self.closed.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
+        self.rebuild.stop();
+        self.check_readable()?;
+        // Whoever rebuilds is through with it, and nobody begins.
+        let _rebuild = lock(&self.rebuild.work);
         // Whoever was writing a header is through with it now, and nobody begins.
         lock(&self.append).active = None;
-        self.check_readable()?;
+        if !self.is_whole() {
+            // What was found so far is no index to believe.
+            return Ok(());
+        }
         let mut result = Ok(());
         for volume in self.all_volumes() {
             let mode = lock(&volume.tail).mode;

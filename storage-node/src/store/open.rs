@@ -1,27 +1,27 @@
-//! Opening a data folder: its marker, its volumes, and an index that agrees with them.
+//! Opening a data folder: its marker, its volumes, and whether its index agrees with them.
 //!
-//! Decides whether a folder is this node's, whether its index can be believed, and what of an unfinished volume counts. An
-//! index is believed only when the store was closed and every volume has the length noted then.
+//! Decides whether a folder is this node's and whether its index can be believed: only when the store was closed and
+//! every volume has the length noted then. Never reads a volume: an index that is not believed is filled by
+//! [`super::rebuild`] while the node serves.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use dolmen_proto::ids::{ShardRoot, Timestamp};
+use dolmen_proto::ids::Timestamp;
 
-use super::append::Draft;
-use super::catalogue::{Catalogue, KeyParts, Staged, Totals};
-use super::commit::Ticket;
-use super::folder::{FileOf, Folder, Room, VolumeOf};
+use super::catalogue::{Catalogue, Totals};
+use super::folder::{Folder, Room};
 use super::index::{Index, MemoryIndex, SledIndex};
-use super::marker::{VOLUME_START, read_marker, volume_name, volume_number};
-use super::record::{Kind, Record, decode_lease, u64_at};
+use super::marker::{read_marker, volume_number};
+use super::record::u64_at;
 use super::sync::{lock, write};
-use super::volume::{Mode, Volume, encode_table, read_record, read_table};
-use super::walk::{BadPlacesAsZero, Walked, walk};
+use super::volume::{Mode, Volume};
 use super::watch::WatchedDisk;
-use super::{DataFolder, FolderReport, FolderState, IndexPlace, IndexState, StoreError, StoreOptions};
+use super::{
+    DataFolder, FolderReport, FolderState, IndexPlace, IndexState, OpenReport, Slot, Store, StoreError, StoreOptions,
+};
 use crate::disk::{Disk, DiskFile};
 
 /// Present in the index while it agrees with the volumes: set at closing, removed at opening.
@@ -29,81 +29,13 @@ const CLEAN_NOTE: &[u8] = b"clean";
 const TOTALS_NOTE: &[u8] = b"totals";
 const CURSOR_NOTE: &[u8] = b"scrub";
 const VOLUME_NOTE: &[u8] = b"v";
-/// Entries looked at in one go.
-const PAGE: usize = 1024;
 
-/// What is to be tidied up after volumes were walked.
-#[derive(Debug, Default)]
-struct Rebuilt {
-    /// For each volume without a table: every record below was on disk at some time.
-    durable: BTreeMap<u64, u64>,
-    walked: usize,
-    torn: usize,
-    unreadable: Vec<String>,
-    next_generation: u64,
-    staged: Staged,
-}
-
-/// What one volume holds.
-struct Found {
-    header: Vec<u8>,
-    /// By its table, or by walking it.
-    contents: Result<Vec<Record>, Walked>,
-}
-
-impl Found {
-    fn read<F: DiskFile>(file: &F, salt: &[u8; 32], length: u64) -> io::Result<Self> {
-        let mut header = vec![0; usize::try_from(VOLUME_START).expect("8 KiB fit memory")];
-        file.read_at(&mut header, 0)?;
-        let contents = match read_table(file, salt, length)? {
-            Some(rows) => Ok(rows),
-            None => {
-                // What is only in the operating system's cache may be gone for good after an earlier failed sync: what the
-                // walk believes must come from the device.
-                if let Err(error) = file.sync() {
-                    tracing::warn!(%error, "a volume that was not closed cannot be synced");
-                }
-                file.forget_cached();
-                Err(walk(file, salt, length)?)
-            }
-        };
-        Ok(Self { header, contents })
-    }
-}
-
-/// The roots of all shards in order, a page at a time.
-struct Roots<'a> {
-    catalogue: &'a Catalogue,
-    page: VecDeque<[u8; 32]>,
-    after: Option<[u8; 32]>,
-    ended: bool,
-}
-
-impl Roots<'_> {
-    fn peek(&mut self) -> Result<Option<[u8; 32]>, String> {
-        if self.page.is_empty() && !self.ended {
-            let found = self.catalogue.shards(self.after.as_ref(), PAGE)?;
-            self.ended = found.is_empty();
-            self.page = found.into_iter().map(|(root, _)| root).collect();
-            self.after = self.page.back().copied().or(self.after);
-        }
-        Ok(self.page.front().copied())
-    }
-
-    fn next_if(&mut self, wanted: impl Fn(&[u8; 32]) -> bool) -> Result<Option<[u8; 32]>, String> {
-        match self.peek()? {
-            Some(root) if wanted(&root) => Ok(self.page.pop_front()),
-            Some(_) | None => Ok(None),
-        }
-    }
-}
-
-/// Opens one folder. One that cannot be used is only reported.
+/// Opens one folder. One that cannot be used is only reported. `staged_max`: records that its rebuild may gather in memory.
 pub(crate) fn open_folder<D: Disk>(
     spec: DataFolder<D>,
     options: &Arc<StoreOptions>,
     generations: &Arc<AtomicU64>,
-    now: Timestamp,
+    staged_max: usize,
 ) -> (Option<Arc<Folder<D>>>, FolderReport) {
     let mut report = FolderReport {
         name: spec.name.clone(),
@@ -116,7 +48,7 @@ pub(crate) fn open_folder<D: Disk>(
         damaged: 0,
         unreadable: Vec::new(),
     };
-    match try_open(spec, options, generations, &mut report, now) {
+    match try_open(spec, options, generations, staged_max, &mut report) {
         Ok(folder) => (folder, report),
         Err(error) => {
             tracing::error!(folder = report.name, %error, "a data folder cannot be used");
@@ -131,8 +63,8 @@ fn try_open<D: Disk>(
     spec: DataFolder<D>,
     options: &Arc<StoreOptions>,
     generations: &Arc<AtomicU64>,
+    staged_max: usize,
     report: &mut FolderReport,
-    now: Timestamp,
 ) -> Result<Option<Arc<Folder<D>>>, StoreError> {
     let io_error = |action, error: &io::Error| StoreError::Io {
         folder: report.name.clone(),
@@ -176,19 +108,69 @@ fn try_open<D: Disk>(
 
     let believed = if intact { folder.believe_index(&numbers) } else { Err("it did not open".to_owned()) };
     match believed {
-        Ok(()) => report.index = IndexState::Clean,
+        Ok(()) => {
+            folder.rebuild.none_needed();
+            report.index = IndexState::Clean;
+        }
         Err(reason) => {
-            let rebuilt = folder.rebuild(&numbers)?;
-            report.index = IndexState::Rebuilt(reason);
-            report.walked = rebuilt.walked;
-            report.torn = rebuilt.torn;
-            report.damaged = folder.tidy(&rebuilt, now)?;
-            report.unreadable = rebuilt.unreadable;
+            folder.rebuild.needed(&numbers, staged_max, &reason);
+            report.index = IndexState::Rebuilding(reason.clone());
+            if numbers.is_empty() {
+                // Nothing to read and nothing to settle.
+                folder.rebuild_step()?;
+                folder.rebuild.none_needed();
+                report.index = IndexState::Rebuilt(reason);
+            }
         }
     }
-    report.volumes = folder.all_volumes().len();
+    report.volumes = numbers.len();
     report.state = folder.state();
     Ok(Some(folder))
+}
+
+impl<D: Disk> Store<D> {
+    /// As [`Store::open`], and rebuilds what is to be rebuilt at once, which takes minutes on a large disk that was not
+    /// closed. `now` as in [`Store::rebuild`].
+    ///
+    /// # Errors
+    /// `NoFolder` when none can be used.
+    pub fn open_whole(
+        folders: Vec<DataFolder<D>>,
+        options: StoreOptions,
+        now: Timestamp,
+    ) -> Result<(Self, OpenReport), StoreError> {
+        let (store, _) = Self::open(folders, options)?;
+        store.rebuild(now)?;
+        let report = store.usable_report()?;
+        Ok((store, report))
+    }
+
+    /// What is known of all folders, unless none can be used.
+    pub(super) fn usable_report(&self) -> Result<OpenReport, StoreError> {
+        let report = self.report();
+        let unusable = |folder: &FolderReport| {
+            matches!(folder.state, FolderState::Failed(_) | FolderState::Unmounted | FolderState::Foreign(_))
+        };
+        if report.folders.iter().all(unusable) {
+            let states = report.folders.iter().map(|folder| format!("{}: {:?}", folder.name, folder.state));
+            return Err(StoreError::NoFolder(states.collect::<Vec<_>>().join("; ")));
+        }
+        Ok(report)
+    }
+
+    pub(super) fn report(&self) -> OpenReport {
+        let report = |slot: &Slot<D>| {
+            let mut report = lock(&slot.report).clone();
+            if let Some(folder) = &slot.folder {
+                report.state = folder.state();
+            }
+            if matches!(report.state, FolderState::Failed(_)) {
+                report.index = IndexState::None;
+            }
+            report
+        };
+        OpenReport { folders: self.inner.slots.iter().map(report).collect() }
+    }
 }
 
 impl<D: Disk> Folder<D> {
@@ -259,177 +241,5 @@ impl<D: Disk> Folder<D> {
         self.catalogue.flush()?;
         self.catalogue.set_notes(vec![(CLEAN_NOTE.to_vec(), Some(self.marker.disk_id().0.to_vec()))])?;
         self.catalogue.flush()
-    }
-
-    /// Fills the index from the volumes. Those that were not closed are walked, re-hashed, cut and closed.
-    fn rebuild(&self, numbers: &[u64]) -> Result<Rebuilt, StoreError> {
-        self.catalogue.clear().map_err(|reason| self.index_error(reason))?;
-        let mut rebuilt = Rebuilt { next_generation: 1, ..Rebuilt::default() };
-        for &number in numbers {
-            let opened = self.rebuild_volume(number, &mut rebuilt);
-            opened.map_err(|error| self.io_error("reading a volume", &error))??;
-        }
-        self.apply_staged(&mut rebuilt)?;
-        self.generations.fetch_max(rebuilt.next_generation, Ordering::SeqCst);
-        Ok(rebuilt)
-    }
-
-    fn apply_staged(&self, rebuilt: &mut Rebuilt) -> Result<(), StoreError> {
-        let staged = std::mem::take(&mut rebuilt.staged);
-        let applied = self.catalogue.apply_staged(&mut lock(&self.totals), staged);
-        applied.map_err(|reason| self.index_error(reason))
-    }
-
-    fn rebuild_volume(&self, number: u64, rebuilt: &mut Rebuilt) -> io::Result<Result<(), StoreError>> {
-        let name = volume_name(number);
-        let volume = Volume::new(number, self.marker.salt(number), VOLUME_START, Mode::Sealed, u64::MAX);
-        let file = self.file(&volume)?;
-        let length = file.len()?;
-        let found = match Found::read(&*file, &volume.salt, length) {
-            // The disk answers but for some places of this volume: what lies elsewhere in it is not lost.
-            Err(error) if self.answers() => {
-                tracing::error!(folder = self.name, volume = number, %error, "a volume is not readable everywhere");
-                Found::read(&BadPlacesAsZero(file.clone()), &volume.salt, length)?
-            }
-            found => found?,
-        };
-        let owned = self.marker.owns_volume(&found.header, number);
-        if !owned && length <= VOLUME_START {
-            // A crash while the volume was made; records go in only once its header is durable.
-            self.disk.remove(&name)?;
-            return Ok(Ok(()));
-        }
-        let rows = match found.contents {
-            Ok(rows) => {
-                lock(&volume.tail).end = length;
-                rows
-            }
-            Err(walked) => {
-                if !owned && walked.headers == 0 {
-                    rebuilt.unreadable.push(name);
-                    return Ok(Ok(()));
-                }
-                rebuilt.walked += 1;
-                rebuilt.torn += walked.torn;
-                rebuilt.durable.insert(number, walked.durable);
-                let end = self.close_walked(&volume, &file, length, walked.end, &walked.rows);
-                lock(&volume.tail).end = end;
-                walked.rows
-            }
-        };
-        let oldest = rows.iter().map(|row| row.generation).min().unwrap_or(u64::MAX);
-        let newest = rows.iter().map(|row| row.generation).max().unwrap_or_default();
-        lock(&volume.tail).oldest = oldest;
-        rebuilt.next_generation = rebuilt.next_generation.max(newest.saturating_add(1));
-        let volume = Arc::new(volume);
-        write(&self.volumes).insert(number, volume);
-        for row in &rows {
-            rebuilt.staged.add(number, row);
-        }
-        if rebuilt.staged.is_full()
-            && let Err(error) = self.apply_staged(rebuilt)
-        {
-            return Ok(Err(error));
-        }
-        Ok(Ok(()))
-    }
-
-    /// Cuts a walked volume after its last valid record and closes it with a table. Where that fails it stays as it is, and
-    /// the next opening walks it again. Returns where it ends.
-    fn close_walked(&self, volume: &VolumeOf<D>, file: &FileOf<D>, length: u64, end: u64, rows: &[Record]) -> u64 {
-        let close = || -> io::Result<u64> {
-            if end < length {
-                file.truncate(end)?;
-            }
-            // What was found may so far be in memory only; the table must not vouch for that.
-            file.sync()?;
-            let Some(table) = encode_table(&volume.salt, end, rows) else { return Ok(end) };
-            file.write_at(&table, end)?;
-            file.sync()?;
-            Ok(end + table.len() as u64)
-        };
-        close().unwrap_or_else(|error| {
-            tracing::warn!(folder = self.name, volume = volume.number, %error, "a walked volume could not be closed");
-            let _ = file.truncate(end);
-            end
-        })
-    }
-
-    /// After a rebuild: lets shards without a lease go, and settles leases without a shard. Returns how many shards are lost.
-    fn tidy(self: &Arc<Self>, rebuilt: &Rebuilt, now: Timestamp) -> Result<usize, StoreError> {
-        let index_error = |reason| self.index_error(reason);
-        let mut ticket = Ticket::default();
-        // Both are in order of roots: one sweep over each finds whatever has no counterpart.
-        let mut shards = Roots { catalogue: &self.catalogue, page: VecDeque::new(), after: None, ended: false };
-        let mut leased = None;
-        let mut after: Option<KeyParts> = None;
-        loop {
-            let from = after.as_ref().map(|(a, b)| (a, b));
-            let page = self.catalogue.all_leases(from, PAGE).map_err(index_error)?;
-            let Some((a, b, _)) = page.last() else { break };
-            after = Some((*a, *b));
-            for (root, account, entry) in page {
-                while let Some(passed) = shards.next_if(|next| *next < root).map_err(index_error)? {
-                    if leased == Some(passed) {
-                        continue;
-                    }
-                    self.drop_if_unleased(&mut lock(&self.totals), &passed).map_err(index_error)?;
-                }
-                if shards.peek().map_err(index_error)? == Some(root) {
-                    leased = Some(root);
-                }
-                let has_shard =
-                    leased == Some(root) || self.catalogue.shard(&ShardRoot::new(root)).map_err(index_error)?.is_some();
-                if !has_shard {
-                    let durable = rebuilt.durable.get(&entry.volume).is_none_or(|durable| entry.offset < *durable);
-                    let over = entry.value < now.before(self.options.grace).as_unix_ms();
-                    self.settle(&entry.record(root, account), entry.volume, durable && !over, &mut ticket)?;
-                }
-            }
-        }
-        while let Some(passed) = shards.next_if(|_| true).map_err(index_error)? {
-            if leased != Some(passed) {
-                self.drop_if_unleased(&mut lock(&self.totals), &passed).map_err(index_error)?;
-            }
-        }
-        if let Err(error) = ticket.wait() {
-            tracing::warn!(folder = self.name, %error, "what recovery decided is not on disk yet");
-        }
-        Ok(usize::try_from(lock(&self.totals).damaged).unwrap_or(usize::MAX))
-    }
-
-    /// A lease whose shard is not there: one that is owed was acknowledged, so the shard is lost; any other just ends.
-    fn settle(
-        self: &Arc<Self>,
-        lease: &Record,
-        volume: u64,
-        owed: bool,
-        ticket: &mut Ticket,
-    ) -> Result<(), StoreError> {
-        let (kind, b, value) = if owed {
-            let read = |volume: &VolumeOf<D>| read_record(&*self.file(volume)?, &volume.salt, lease);
-            let tail = self.volume(volume).and_then(|volume| read(&volume).ok().flatten());
-            let length = tail.and_then(|(record, tail)| decode_lease(&record, &tail)).map_or(0, |(_, length)| length);
-            (Kind::ShardLost, [0; 32], u64::from(length))
-        } else {
-            (Kind::LeaseEnd, lease.b, 0)
-        };
-        let draft = Draft { kind, a: lease.a, b, value, mark: [0; 16], tail: &[], generation: None, after: None };
-        match self.append_small(draft, Room::Ending) {
-            Ok((hold, record)) => {
-                // Counts at once: the rest of the tidying looks at it.
-                let mut totals = lock(&self.totals);
-                let applied = self.catalogue.apply(&mut totals, hold.volume().number, &record);
-                drop(totals);
-                applied.map_err(|reason| self.index_error(reason))?;
-                ticket.merge(self.register_one(hold, record));
-                Ok(())
-            }
-            Err(error) => {
-                tracing::warn!(folder = self.name, %error, "what recovery decided could not be written");
-                let mut totals = lock(&self.totals);
-                self.catalogue.forget(&mut totals, volume, lease).map_err(|reason| self.index_error(reason))
-            }
-        }
     }
 }

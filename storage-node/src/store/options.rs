@@ -16,7 +16,7 @@ pub struct DiskId(pub [u8; 16]);
 /// Where a data folder's index lies. It is disposable either way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IndexPlace {
-    /// In memory, rebuilt at every opening: for simulated disks and tests.
+    /// In memory, rebuilt after every opening: for simulated disks and tests.
     Memory,
     /// A sled database in this folder of its own, which is removed and rebuilt when it is of no use.
     Sled(PathBuf),
@@ -160,6 +160,13 @@ pub struct StoredHead {
 pub enum FolderState {
     /// Everything.
     Ready,
+    /// Reads of the shards that were found so far: its index is being rebuilt.
+    Rebuilding {
+        /// Volumes read so far.
+        volumes_read: u64,
+        /// Volumes to read.
+        volumes: u64,
+    },
     /// Reads only: writing failed, for this reason.
     ReadOnly(String),
     /// Nothing: there is no marker file, so the disk is not mounted, or was never initialised.
@@ -175,13 +182,15 @@ pub enum FolderState {
 pub enum IndexState {
     /// It matched the volumes.
     Clean,
+    /// It is to be rebuilt from the volumes, for this reason: [`super::Store::rebuild`].
+    Rebuilding(String),
     /// It was rebuilt from the volumes, for this reason.
     Rebuilt(String),
     /// The folder cannot be used.
     None,
 }
 
-/// What opening one folder found.
+/// What opening one folder found, and rebuilding its index, where that was needed and is done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FolderReport {
     /// The folder's name.
@@ -245,7 +254,7 @@ pub struct FolderStatus {
     pub disk: Option<DiskId>,
     /// What it can be used for.
     pub state: FolderState,
-    /// Space and counts; all zero where the folder cannot be used.
+    /// Space and counts; all zero where the folder cannot be used, and what was found so far where it is being rebuilt.
     pub usage: FolderUsage,
     /// For how long the oldest operation that has not come back from the disk has been waiting.
     pub oldest_operation: Option<Duration>,

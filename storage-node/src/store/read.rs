@@ -13,7 +13,7 @@ use super::catalogue::{Entry, Pair};
 use super::folder::{FileOf, Folder, VolumeOf};
 use super::record::{Class, Kind, Record, decode_lease};
 use super::volume::{read_header, read_record};
-use super::{LeaseRecord, StoreError, StoredHead};
+use super::{LeaseRecord, ShardState, Store, StoreError, StoredHead};
 use crate::disk::{Disk, DiskFile};
 
 /// Header and tail of a record; `None` where its volume does not bear it out.
@@ -21,6 +21,62 @@ type Borne = Option<(Record, Vec<u8>)>;
 
 /// How often a record that compaction has just moved is looked up again.
 const LOOKUPS_MAX: usize = 8;
+
+impl<D: Disk> Store<D> {
+    /// Length in bytes and state of a shard, for whoever reads it. Like all reads it is by root alone, so an ending in a
+    /// volume that a rebuild has not come to yet does no harm.
+    ///
+    /// # Errors
+    /// `Index`; `Rebuilding` where it was not found yet and may be.
+    pub fn find(&self, root: &ShardRoot) -> Result<Option<(u32, ShardState)>, StoreError> {
+        // Before the others, lest one become whole between.
+        let partial: Vec<_> = self.partial().collect();
+        let known = self.summary_of_whole(root)?.map(|shard| (shard.length_bytes, shard.state));
+        if partial.is_empty() || known.is_some_and(|(_, state)| state == ShardState::Held) {
+            return Ok(known);
+        }
+        // One that is lost by what was read so far may be healed by what was not.
+        let mut found = partial.iter().filter_map(|folder| folder.shard_entry(root).ok().flatten());
+        match found.find(|entry| entry.kind == Kind::Shard) {
+            Some(entry) => Ok(Some((entry.shard_bytes(), ShardState::Held))),
+            None => Err(StoreError::Rebuilding),
+        }
+    }
+
+    /// Reads exactly `buffer.len()` bytes of a shard. The bytes are not hashed here: readers have the root.
+    ///
+    /// # Errors
+    /// `NotHeld`, `Damaged`, `OutOfRange`, `Io`; `Rebuilding` where it was not found yet and may be.
+    pub fn read(&self, root: &ShardRoot, offset: u64, buffer: &mut [u8]) -> Result<(), StoreError> {
+        self.first_that_has_it(|folder| folder.read_shard(root, offset, buffer))
+    }
+
+    /// The shard's outboard: pre-order hash pairs over 16 KiB groups, empty for shards of one group.
+    ///
+    /// # Errors
+    /// `NotHeld`, `Damaged`, `Io`; `Rebuilding` where it was not found yet and may be.
+    pub fn outboard(&self, root: &ShardRoot) -> Result<Vec<u8>, StoreError> {
+        self.first_that_has_it(|folder| folder.read_outboard(root))
+    }
+
+    fn first_that_has_it<T>(&self, mut read: impl FnMut(&Folder<D>) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        // Before the others, lest one become whole between.
+        let partial: Vec<_> = self.partial().collect();
+        let mut result = Err(StoreError::NotHeld);
+        for folder in self.readable().chain(partial.iter().copied()) {
+            match read(folder) {
+                Ok(found) => return Ok(found),
+                Err(StoreError::NotHeld) => {}
+                Err(error) => result = Err(error),
+            }
+        }
+        match result {
+            Err(StoreError::OutOfRange { .. }) => result,
+            _ if partial.is_empty() => result,
+            _ => Err(StoreError::Rebuilding),
+        }
+    }
+}
 
 impl<D: Disk> Folder<D> {
     /// Finds an entry and reads from its volume. Between the look-up and the read compaction may move the record: then it is
@@ -58,7 +114,7 @@ impl<D: Disk> Folder<D> {
         self.check_readable()?;
         let buffer = std::cell::RefCell::new(buffer);
         let outcome = self.with_entry(
-            || self.catalogue.shard(root),
+            || self.shard_entry(root),
             |volume, file, entry| {
                 let mut buffer = buffer.borrow_mut();
                 let end = offset.saturating_add(buffer.len() as u64);
@@ -80,7 +136,7 @@ impl<D: Disk> Folder<D> {
     pub(crate) fn read_outboard(&self, root: &ShardRoot) -> Result<Vec<u8>, StoreError> {
         self.check_readable()?;
         let outcome = self.with_entry(
-            || self.catalogue.shard(root),
+            || self.shard_entry(root),
             |volume, file, entry| {
                 if entry.kind != Kind::Shard {
                     return Ok(None);

@@ -9,6 +9,8 @@ use dolmen_proto::root::root_of;
 use super::*;
 use crate::disk::FileDisk;
 
+mod rebuild;
+
 const NODE: NodeId = NodeId::new([1; 32]);
 const NOW: Timestamp = Timestamp::from_unix_ms(1_000_000_000_000);
 const DAY_MS: u64 = 86_400_000;
@@ -47,7 +49,7 @@ impl Place {
     }
 
     fn open(&self) -> (Store<FileDisk>, FolderReport) {
-        let (store, mut report) = Store::open(vec![self.spec()], options(), NOW).unwrap();
+        let (store, mut report) = Store::open_whole(vec![self.spec()], options(), NOW).unwrap();
         (store, report.folders.remove(0))
     }
 
@@ -331,15 +333,16 @@ fn a_folder_without_its_marker_is_not_taken_as_empty() {
     let (mounted, unmounted) = (Place::new(false), Place::new(false));
     fs::remove_file(unmounted.path.join("dolmen-disk")).unwrap();
     let folders = vec![unmounted.spec(), mounted.spec()];
-    let (store, report) = Store::open(folders, options(), NOW).unwrap();
+    let (store, report) = Store::open_whole(folders, options(), NOW).unwrap();
     assert_eq!(report.folders[0].state, FolderState::Unmounted);
     assert_eq!(report.folders[1].state, FolderState::Ready);
     put_durably(&store, &content(1, 100), 7);
+    assert_eq!(store.folders()[0].state, FolderState::Unmounted);
     assert!(unmounted.volumes().is_empty());
     drop(store);
-    assert!(matches!(Store::open(vec![unmounted.spec()], options(), NOW), Err(StoreError::NoFolder(_))));
+    assert!(matches!(Store::open_whole(vec![unmounted.spec()], options(), NOW), Err(StoreError::NoFolder(_))));
     let other = StoreOptions::new(NodeId::new([2; 32]));
-    let Err(StoreError::NoFolder(why)) = Store::open(vec![mounted.spec()], other, NOW) else {
+    let Err(StoreError::NoFolder(why)) = Store::open_whole(vec![mounted.spec()], other, NOW) else {
         panic!("it is another's")
     };
     assert!(why.contains("Foreign"), "{why}");
@@ -351,7 +354,7 @@ fn puts_spread_over_folders_and_one_that_fails_takes_nothing_else_down() {
     let mut specs = vec![first.spec(), second.spec()];
     specs[0].capacity_bytes = Some(200_000);
     specs[1].capacity_bytes = Some(200_000);
-    let (store, _) = Store::open(specs, options(), NOW).unwrap();
+    let (store, _) = Store::open_whole(specs, options(), NOW).unwrap();
     let shards: Vec<_> = (0..12).map(|seed| content(seed, 20_000)).collect();
     for bytes in &shards {
         put_durably(&store, bytes, 7);
@@ -370,7 +373,7 @@ fn a_full_folder_refuses_shards_and_still_takes_deletes() {
     let place = Place::new(false);
     let mut spec = place.spec();
     spec.capacity_bytes = Some(100_000);
-    let (store, _) = Store::open(vec![spec], options(), NOW).unwrap();
+    let (store, _) = Store::open_whole(vec![spec], options(), NOW).unwrap();
     let mut held = Vec::new();
     let refused = loop {
         let bytes = content(u8::try_from(held.len()).unwrap(), 10_000);

@@ -145,7 +145,7 @@ impl VirtualNode {
             write_buffer_bytes: 700,
             ..StoreOptions::new(self.id)
         };
-        let (store, report) = Store::open(vec![folder], options, now).expect("the store opens");
+        let (store, report) = Store::open_whole(vec![folder], options, now).expect("the store opens");
         for folder in report.folders {
             assert_eq!(folder.state, FolderState::Ready, "after a crash");
             assert_eq!(folder.damaged, 0, "what was acknowledged is damaged after a crash: {folder:?}");

@@ -37,6 +37,16 @@ impl Bench {
         service.store().close().expect("closed in order");
         drop(service);
         let service = open(&folder, &key, &options);
+        service.store().rebuild(START).expect("readable");
+        assert!(service.open_books().expect("readable"));
+        Self { service, now, key, options, folder }
+    }
+
+    /// The same node after a kill and a start; its index is still to be rebuilt.
+    pub(super) fn killed(self) -> Self {
+        let Self { service, now, key, options, folder } = self;
+        drop(service);
+        let service = open(&folder, &key, &options);
         Self { service, now, key, options, folder }
     }
 
@@ -137,7 +147,7 @@ fn open(folder: &tempfile::TempDir, key: &SigningKey, options: &ServiceOptions) 
     };
     let node = NodeId::new(key.verifying_key().to_bytes());
     let store_options = StoreOptions { reserve_bytes: 0, volume_max_bytes: 128 << 20, ..StoreOptions::new(node) };
-    let (store, _) = Store::open(vec![data], store_options, START).expect("a store");
+    let (store, _) = Store::open(vec![data], store_options).expect("a store");
     let clock = ClockGuard::new(START, Duration::ZERO, None);
     Service::open(store, key.clone(), clock, options.clone()).expect("a service")
 }
