@@ -3,13 +3,17 @@
 //! Decides how many nodes are asked at a time and that each is asked again when it is busy. Never decides how long a lease should be.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use dolmen_proto::attempt::Fault;
 use dolmen_proto::ids::{NodeId, ShardRoot, Timestamp};
 use futures::StreamExt;
 
-use crate::network::{Account, Nodes};
+use crate::network::{Account, CallFault, Nodes};
 
+/// How long a busy node is left alone where it does not say, and at most.
+const BUSY_RETRY: Duration = Duration::from_secs(1);
+const BUSY_RETRY_MAX: Duration = Duration::from_secs(10);
 /// Nodes asked at a time.
 pub(crate) const NODES_AT_ONCE: usize = 16;
 
@@ -22,7 +26,10 @@ pub(crate) async fn renew(nodes: &Nodes, account: &Account, shards: &ByNode, unt
         let roots: Vec<ShardRoot> = roots.iter().copied().collect();
         let first = nodes.renew(account, *node, &roots, until).await;
         let second = match first {
-            Err(fault) if matches!(fault.fault, Fault::Busy { .. }) => nodes.renew(account, *node, &roots, until).await,
+            Err(CallFault { fault: Fault::Busy { retry_after }, .. }) => {
+                tokio::time::sleep(retry_after.unwrap_or(BUSY_RETRY).min(BUSY_RETRY_MAX)).await;
+                nodes.renew(account, *node, &roots, until).await
+            }
             result => result,
         };
         count(*node, second)
@@ -39,7 +46,7 @@ pub(crate) async fn delete(nodes: &Nodes, account: &Account, shards: &ByNode) ->
     futures::stream::iter(calls).buffer_unordered(NODES_AT_ONCE).fold(0, |sum, done| async move { sum + done }).await
 }
 
-fn count(node: NodeId, result: Result<Vec<bool>, crate::network::CallFault>) -> usize {
+fn count(node: NodeId, result: Result<Vec<bool>, CallFault>) -> usize {
     match result {
         Ok(done) => done.into_iter().filter(|done| *done).count(),
         Err(fault) => {
