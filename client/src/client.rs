@@ -90,6 +90,34 @@ impl Client {
         })
     }
 
+    /// What pipelines that store work with.
+    pub(crate) fn put_context(&self) -> PutContext<'_> {
+        PutContext {
+            nodes: &self.nodes,
+            state: &self.state,
+            config: &self.config,
+            cores: &self.cores,
+            progress: &self.progress,
+        }
+    }
+
+    /// The nodes as this client knows them.
+    pub(crate) fn nodes_known(&self) -> &Nodes {
+        &self.nodes
+    }
+
+    pub(crate) fn state(&self) -> &State {
+        &self.state
+    }
+
+    pub(crate) fn config(&self) -> &ClientConfig {
+        &self.config
+    }
+
+    pub(crate) fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
     pub(crate) fn locksmith(&self) -> &Locksmith {
         &self.locksmith
     }
@@ -117,14 +145,7 @@ impl Client {
     /// `NotNow` with too few nodes, `Refused` when nodes refuse, `Local` when nothing can be read.
     /// Single files that fail are in the report.
     pub async fn put_anonymous(&self, paths: &[PathBuf], options: &PutOptions) -> Result<PutReport, ClientError> {
-        let context = PutContext {
-            nodes: &self.nodes,
-            state: &self.state,
-            config: &self.config,
-            cores: &self.cores,
-            progress: &self.progress,
-        };
-        put::put(&context, paths, options).await
+        put::put(&self.put_context(), paths, options).await
     }
 
     /// Opens the newest snapshot that a link leads to, for reading.
@@ -269,6 +290,7 @@ impl Client {
         Dataset::open(&self.reading(), &parse(link)?, everything).await
     }
 
+    /// What reading needs.
     pub(crate) fn reading(&self) -> Reading {
         Reading {
             nodes: self.nodes.clone(),

@@ -15,6 +15,7 @@ pub mod vault;
 
 mod budget;
 mod client;
+mod commit;
 mod cores;
 mod file;
 mod get;
@@ -44,6 +45,7 @@ pub use listing::Listing;
 pub use options::{Compression, Destination, GetOptions, PutOptions};
 pub use progress::{Progress, ProgressEvent, ProgressSink, Stage};
 pub use report::{
-    EntryKind, FailedFile, GetReport, InfoReport, ListedEntry, LogEntry, NodeView, PutReport, RemoveReport, RenewReport,
+    EntryKind, FailedFile, GetReport, InfoReport, ListedEntry, LogEntry, NodeView, PutEstimate, PutReport,
+    RemoveReport, RenewReport, SavedConflict,
 };
 pub use snapshot::Snapshot;

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use dolmen_proto::history::HistoryRow;
 use dolmen_proto::ids::Timestamp;
 use serde::{Serialize, Serializer};
 
@@ -19,7 +20,8 @@ pub struct FailedFile {
 /// What a put came to.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PutReport {
-    /// The read link: a secret.
+    /// The read link of an anonymous upload: a secret. Empty for a dataset of a vault, whose owner shares it.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub link: String,
     /// The snapshot's id in hexadecimal.
     pub snapshot: String,
@@ -43,6 +45,38 @@ pub struct PutReport {
     #[serde(serialize_with = "rfc3339")]
     pub lease_until: Timestamp,
     /// Files that failed; not empty means exit code 7.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub failed: Vec<FailedFile>,
+    /// Paths that another writer changed at the same time: both versions are kept.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub conflicts: Vec<SavedConflict>,
+}
+
+/// A path that two writers changed at the same time, each in another way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SavedConflict {
+    /// Where the version lies that was published first; bytes that are not UTF-8 are replaced.
+    pub path: String,
+    /// Where the other lies.
+    pub kept_as: String,
+}
+
+/// What a put would come to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PutEstimate {
+    /// Files that the newest snapshot does not have.
+    pub new: u64,
+    /// Files that it has otherwise.
+    pub changed: u64,
+    /// Files that it has already.
+    pub unchanged: u64,
+    /// Files that would go.
+    pub removed: u64,
+    /// Plain bytes of all files that were looked at.
+    pub bytes: u64,
+    /// Of these, bytes that would be stored.
+    pub new_bytes: u64,
+    /// Files that cannot be read.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub failed: Vec<FailedFile>,
 }
@@ -177,6 +211,13 @@ pub struct LogEntry {
     pub tags: Vec<String>,
 }
 
+impl From<&HistoryRow> for LogEntry {
+    fn from(row: &HistoryRow) -> Self {
+        let HistoryRow { created, id, files, bytes, message, tags, .. } = row.clone();
+        Self { snapshot: id.to_string(), created, files, bytes, message, tags }
+    }
+}
+
 fn rfc3339<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&format_time_ns(i128::from(time.as_unix_ms()) * 1_000_000))
 }
@@ -216,6 +257,7 @@ mod tests {
             short_shards: 0,
             lease_until: Timestamp::from_unix_ms(1_000),
             failed: Vec::new(),
+            conflicts: Vec::new(),
         };
         assert_eq!(
             serde_json::to_string(&report).unwrap(),

@@ -100,15 +100,7 @@ impl Snapshot {
                 tags: Vec::new(),
             }]);
         };
-        let entry = |row: HistoryRow| LogEntry {
-            snapshot: row.id.to_string(),
-            created: row.created,
-            files: row.files,
-            bytes: row.bytes,
-            message: row.message,
-            tags: row.tags,
-        };
-        Ok(rows.into_iter().rev().map(entry).collect())
+        Ok(rows.iter().rev().map(LogEntry::from).collect())
     }
 
     /// Another snapshot of the same dataset, as its history names it.

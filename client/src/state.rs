@@ -43,7 +43,7 @@ impl State {
     /// # Errors
     /// `Local` when it cannot be made.
     pub(crate) fn open(folder: &Path) -> Result<Self, ClientError> {
-        for name in ["uploads", "journals", "seen", "vaults"] {
+        for name in ["uploads", "journals", "seen", "vaults", "index"] {
             let path = folder.join(name);
             fs::DirBuilder::new()
                 .recursive(true)
@@ -57,6 +57,16 @@ impl State {
     /// Where the directory may cache nodes.
     pub(crate) fn node_cache(&self) -> PathBuf {
         self.folder.join("nodes")
+    }
+
+    /// Where catalogues of vaults and the heads written last lie.
+    pub(crate) fn vaults(&self) -> PathBuf {
+        self.folder.join("vaults")
+    }
+
+    /// Where the chunk index of the dataset that this client calls `name` lies.
+    pub(crate) fn index(&self, name: &str) -> PathBuf {
+        self.folder.join("index").join(name)
     }
 
     /// The newest heads that this client has seen.

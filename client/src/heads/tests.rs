@@ -337,7 +337,7 @@ async fn a_rival_that_a_head_displaces_is_brought_home() {
     world.publish(&loser).await.unwrap();
     let published = write(&world.nodes, &world.locator, &winner, world.until(), None).await.unwrap();
     let Published::Written { forks } = published else { panic!("it wins") };
-    assert_eq!(forks, [loser.clone()]);
+    assert_eq!(forks, std::slice::from_ref(&loser));
     let published = write(&world.nodes, &world.locator, &loser, world.until(), None).await.unwrap();
     assert!(matches!(published, Published::Superseded));
 }

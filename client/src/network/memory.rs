@@ -178,6 +178,18 @@ impl Memory {
         self.nodes().values_mut().for_each(|node| drop(node.shards.remove(&root)));
     }
 
+    /// All heads that nodes have, to be brought back by [`Memory::set_heads`].
+    pub(crate) fn all_heads(&self) -> BTreeMap<NodeId, BTreeMap<(Point, [u8; 32]), Bytes>> {
+        self.nodes().iter().map(|(id, node)| (*id, node.heads.clone())).collect()
+    }
+
+    /// Gives nodes the heads that they had before, and takes away all others.
+    pub(crate) fn set_heads(&self, heads: &BTreeMap<NodeId, BTreeMap<(Point, [u8; 32]), Bytes>>) {
+        for (id, node) in self.nodes().iter_mut() {
+            node.heads = heads.get(id).cloned().unwrap_or_default();
+        }
+    }
+
     /// Shards held in all.
     pub(crate) fn held(&self) -> usize {
         self.nodes().values().map(|node| node.shards.len()).sum()

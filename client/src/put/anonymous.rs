@@ -102,6 +102,7 @@ pub(crate) async fn put(
         short_shards,
         lease_until,
         failed: prepared.tally.failed,
+        conflicts: Vec::new(),
     })
 }
 

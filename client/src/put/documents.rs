@@ -249,7 +249,7 @@ impl Documents {
     pub(crate) async fn close(&mut self) -> Result<Vec<Stored>, ClientError> {
         self.build(|sink| {
             sink.close()?;
-            sink.settle()?;
+            _ = sink.settle()?;
             Ok(std::mem::take(&mut sink.stored).into_iter().map(|(_, stored)| stored).collect())
         })
         .await

@@ -32,17 +32,19 @@ mod store;
 mod table;
 #[cfg(test)]
 mod tests;
+mod view_table;
 mod walk;
 
 pub(crate) use anonymous::put;
-#[allow(unused_imports, reason = "for vaults")]
-pub(crate) use parent::Parent;
-#[allow(unused_imports, reason = "for vaults")]
+pub(crate) use content::Tally;
+pub(crate) use documents::{Sink, built};
+pub(crate) use parent::{Cursor, Known, Parent};
 pub(crate) use prepare::{About, Input, Prepared, estimate, prepare, write_snapshot};
-#[allow(unused_imports, reason = "for vaults")]
-pub(crate) use source::{Source, Stream};
+pub(crate) use send::Stored;
+pub(crate) use source::{Roots, Source, Stream};
 pub(crate) use store::{Candidates, Store, Terms};
 pub(crate) use table::{TableChange, write_table};
+pub(crate) use view_table::write_view_table;
 
 use crate::config::ClientConfig;
 use crate::cores::Cores;

@@ -93,7 +93,8 @@ pub(crate) async fn write_table(
     Ok(Table { location: location(stored, root, &store.nodes)?, left })
 }
 
-fn location(stored: &Stored, root: BlobPointer, nodes: &Nodes) -> Result<TableLocation, ClientError> {
+/// Where the root of a table lies, for the head that names it.
+pub(super) fn location(stored: &Stored, root: BlobPointer, nodes: &Nodes) -> Result<TableLocation, ClientError> {
     let holders = stored
         .roots
         .iter()
@@ -260,19 +261,19 @@ impl Writing {
     }
 }
 
-fn too_large(error: &dyn fmt::Display) -> ClientError {
+pub(super) fn too_large(error: &dyn fmt::Display) -> ClientError {
     ClientError::new(ErrorKind::Refused, "could not write the table", error, "put less at once")
 }
 
 /// The nodes that rows refer to by number: those of the base first, where they were.
-struct NodeList {
+pub(super) struct NodeList {
     nodes: Nodes,
     numbers: BTreeMap<NodeId, u32>,
     entries: Vec<NodeEntry>,
 }
 
 impl NodeList {
-    fn new(nodes: Nodes, base: &[NodeEntry]) -> Self {
+    pub(super) fn new(nodes: Nodes, base: &[NodeEntry]) -> Self {
         let numbers = (0u32..).zip(base).map(|(number, entry)| (entry.id(), number)).collect();
         let newest = |entry: &NodeEntry| match nodes.addresses(entry.id()) {
             addresses if addresses.is_empty() => entry.clone(),
@@ -282,9 +283,25 @@ impl NodeList {
         Self { nodes, numbers, entries }
     }
 
-    fn row(&mut self, kind: RowKind, stored: &Stored) -> Result<SegmentRow, ClientError> {
+    pub(super) fn row(&mut self, kind: RowKind, stored: &Stored) -> Result<SegmentRow, ClientError> {
         let numbers = self.numbers(stored.nodes.iter().copied())?;
         SegmentRow::new(kind, stored.geometry, stored.nonce, stored.roots.clone(), numbers)
+            .map_err(|error| ClientError::bug("could not write a table's row", error))
+    }
+
+    /// The nodes named so far.
+    pub(super) fn entries(&self) -> Vec<NodeEntry> {
+        self.entries.clone()
+    }
+
+    /// A row of another table, whose holders are given.
+    pub(super) fn moved(
+        &mut self,
+        row: &SegmentRow,
+        holders: &[Option<&NodeEntry>],
+    ) -> Result<SegmentRow, ClientError> {
+        let numbers = self.numbers(holders.iter().map(|holder| holder.map(NodeEntry::id)))?;
+        SegmentRow::new(row.kind(), row.geometry(), row.nonce(), row.roots().to_vec(), numbers)
             .map_err(|error| ClientError::bug("could not write a table's row", error))
     }
 

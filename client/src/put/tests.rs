@@ -118,7 +118,7 @@ impl World {
         Some(Dataset::open(&reading, &self.link(), true).await.unwrap())
     }
 
-    fn input<'a>(&self, roots: source::Roots, parent: Option<Parent>, to: &str, options: &'a PutOptions) -> Input<'a> {
+    fn input<'a>(&self, roots: Roots, parent: Option<Parent>, to: &str, options: &'a PutOptions) -> Input<'a> {
         let to = to.split('/').filter(|part| !part.is_empty()).map(|part| Name::new(part).unwrap()).collect();
         let created = Timestamp::from_unix_ms(1000 + self.snapshots);
         let index = self.folder.path().join("index");
@@ -178,7 +178,7 @@ impl World {
         prepared.remember(id).await;
         store.finish().unwrap();
         self.snapshots += 1;
-        let document = |(kind, _): &&(RowKind, send::Stored)| *kind == RowKind::Documents;
+        let document = |(kind, _): &&(RowKind, Stored)| *kind == RowKind::Documents;
         let (documents, content): (Vec<_>, Vec<_>) = store.stored.iter().partition(document);
         Commit {
             tally,
@@ -472,7 +472,7 @@ async fn an_estimate_says_what_a_put_would_do_and_stores_nothing() {
         let parent = match world.dataset().await {
             Some(base) => {
                 let snapshot = base.snapshot().await.unwrap();
-                Some(Parent::new(base.clone(), &snapshot, parent::Known::default()))
+                Some(Parent::new(base.clone(), &snapshot, Known::default()))
             }
             None => None,
         };

@@ -3,6 +3,7 @@
 //! Decides how entries and extents are looked up: one blob a level, and blobs that follow each other in one read. Never
 //! decides what a document means: `dolmen-proto` does, and it checks every blob.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use dolmen_proto::head::{ReadBody, TableLocation, ViewBody};
@@ -26,6 +27,7 @@ use crate::cores::Cores;
 use crate::error::{ClientError, ErrorKind};
 use crate::heads::{self, Wanted};
 use crate::network::Nodes;
+use crate::put::Stored;
 use crate::state::SeenHeads;
 
 /// Blobs that are fetched with the one that is wanted, and their sealed bytes.
@@ -61,6 +63,8 @@ pub(crate) struct Dataset {
     snapshot: BlobPointer,
     snapshot_id: SnapshotId,
     history: Option<CountedTree>,
+    /// Segments that are stored and in no table yet.
+    further: Arc<HashMap<SegmentId, Arc<Place>>>,
 }
 
 impl std::fmt::Debug for Dataset {
@@ -169,12 +173,27 @@ impl Dataset {
             snapshot,
             snapshot_id,
             history: parts.history,
+            further: Arc::default(),
         })
     }
 
     /// The same dataset at another snapshot.
     pub(crate) fn at(&self, snapshot: BlobPointer, snapshot_id: SnapshotId) -> Self {
         Self { snapshot, snapshot_id, ..self.clone() }
+    }
+
+    /// The same dataset with segments that are stored and not in its table yet.
+    pub(crate) fn with_segments<'a>(&self, stored: impl IntoIterator<Item = &'a Stored>) -> Self {
+        let places = stored.into_iter().map(|stored| (stored.id, Arc::new(Place::of_stored(stored))));
+        Self { further: Arc::new(places.collect()), ..self.clone() }
+    }
+
+    /// Reads and opens a document's blob.
+    ///
+    /// # Errors
+    /// `Damaged` or `NotNow` when it cannot be read.
+    pub(crate) async fn document(&self, pointer: &BlobPointer) -> Result<Arc<Vec<u8>>, ClientError> {
+        self.blob(pointer, std::iter::empty()).await
     }
 
     /// The id of the snapshot.
@@ -279,6 +298,9 @@ impl Dataset {
     /// # Errors
     /// `Damaged` when no table has the segment, `NotNow` when the table cannot be read.
     pub(crate) async fn locate(&self, pointer: &BlobPointer) -> Result<(Arc<Place>, u32), ClientError> {
+        if let Some(place) = self.further.get(&pointer.segment) {
+            return Ok((Arc::clone(place), pointer.offset));
+        }
         loop {
             let table = self.table.get();
             if let Some(found) = table.locate(&self.documents, pointer).await? {

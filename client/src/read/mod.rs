@@ -20,4 +20,5 @@ pub(crate) use cache::BlobCache;
 pub(crate) use dataset::{Dataset, Folder, Reading};
 pub(crate) use part::{Chunk, Part, Run, runs};
 pub(crate) use segment::{Opener, Place, SegmentData};
+pub(crate) use table::damaged;
 pub(crate) use walk::{EntryWalk, join};

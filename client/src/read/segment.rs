@@ -18,6 +18,7 @@ use dolmen_proto::tree::BlobPointer;
 use super::part::Chunk;
 use crate::error::{ClientError, ErrorKind};
 use crate::network::Nodes;
+use crate::put::Stored;
 
 /// Where a segment's shards are.
 #[derive(Debug, Clone)]
@@ -61,6 +62,18 @@ impl Place {
             roots: row.roots().to_vec(),
             holders: holders.iter().map(|holder| holder.map(learn)).collect(),
             mask_key: row.mask_key().cloned(),
+        }
+    }
+
+    /// As a put stored it.
+    pub(crate) fn of_stored(stored: &Stored) -> Self {
+        Self {
+            id: stored.id,
+            geometry: stored.geometry,
+            nonce: stored.nonce,
+            roots: stored.roots.clone(),
+            holders: stored.nodes.clone(),
+            mask_key: None,
         }
     }
 

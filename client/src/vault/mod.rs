@@ -3,6 +3,8 @@
 //! Decides how a vault comes into being, where its secret rests between two runs and how it is brought back from words
 //! alone. Never decides what a dataset is.
 
+mod catalogue;
+mod dataset;
 mod file;
 mod keychain;
 mod name;
@@ -13,16 +15,28 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use dolmen_proto::ids::HeadHash;
 use dolmen_proto::keys::VaultSecret;
 
+pub use self::catalogue::DatasetInfo;
+use self::catalogue::Place;
+pub use self::dataset::{Dataset, ShareInfo};
 use self::file::VaultFile;
 pub(crate) use self::file::{Cost, Fingerprint};
 pub(crate) use self::keychain::{Keychain, SystemKeychain};
 pub use self::name::DatasetName;
 pub use self::passphrase::{PASSPHRASE_VARIABLE, Passphrase};
 pub use self::words::Words;
+pub(crate) use self::words::fill_random;
 use crate::client::Client;
-use crate::error::ClientError;
+use crate::commit::{CommitOptions, Created, Owner, create, first_policy};
+pub use crate::commit::{ForgetPolicy, Selector};
+use crate::config::PolicyChoice;
+use crate::error::{ClientError, ErrorKind};
+use crate::progress::Stage;
+
+/// Places in a row that are tried for a new dataset.
+const PLACES_TRIED: u64 = 8;
 
 /// What keeps a vault closed between two runs.
 #[derive(Debug, Clone)]
@@ -36,9 +50,7 @@ pub enum VaultLock {
 /// A vault that is open.
 #[derive(Clone)]
 pub struct Vault {
-    #[expect(dead_code, reason = "the catalogue of datasets comes next")]
     client: Client,
-    #[expect(dead_code, reason = "the catalogue of datasets comes next")]
     secret: VaultSecret,
     fingerprint: Fingerprint,
 }
@@ -135,10 +147,133 @@ impl Vault {
         client.locksmith().run(change).await
     }
 
+    /// All datasets, by their place in the vault. Nothing but the words and any node of the network is needed for it.
+    ///
+    /// ```no_run
+    /// # async fn example(vault: &dolmen_client::vault::Vault) -> Result<(), dolmen_client::ClientError> {
+    /// for dataset in vault.datasets().await? {
+    ///     println!("{} {:?}", dataset.name, dataset.snapshot);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// `NotNow` when too few nodes answer to know of all. A dataset that cannot be read is left out with a warning.
+    pub async fn datasets(&self) -> Result<Vec<DatasetInfo>, ClientError> {
+        self.client.progress().stage(Stage::ReadingDocuments);
+        let mut datasets = Vec::new();
+        for (index, place) in self.scan().await? {
+            match place {
+                Place::Listed(info) => datasets.push(info),
+                Place::Retired => {}
+                Place::Unreadable(error) => {
+                    let why = error.why();
+                    self.client.progress().warn(format!("dataset number {index} of the vault cannot be read: {why}"));
+                }
+            }
+        }
+        Ok(datasets)
+    }
+
+    /// The dataset of this name.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none; as [`Vault::datasets`].
+    pub async fn dataset(&self, name: &DatasetName) -> Result<Dataset, ClientError> {
+        self.find(name).await?.ok_or_else(|| {
+            ClientError::new(
+                ErrorKind::NotFound,
+                format!("there is no dataset {:?}", name.as_str()),
+                "no dataset of the vault has that name",
+                "list them with `dolmen ls`, or make it by putting something into it",
+            )
+        })
+    }
+
+    /// The dataset of this name, if there is one.
+    ///
+    /// # Errors
+    /// As [`Vault::datasets`].
+    pub async fn find(&self, name: &DatasetName) -> Result<Option<Dataset>, ClientError> {
+        if let Some(index) = self.remembered(name)
+            && let Some(Place::Listed(info)) = self.look(index).await?
+            && info.name == *name
+        {
+            return Ok(Some(Dataset::new(self, index, info.name)));
+        }
+        let found = self.datasets().await?.into_iter().find(|info| info.name == *name);
+        Ok(found.map(|info| Dataset::new(self, info.index, info.name)))
+    }
+
+    /// Makes an empty dataset; its code is `policy`, or as configured, for good.
+    ///
+    /// # Errors
+    /// `Usage` when the vault has one of that name, `NotNow` with too few nodes, `Conflict` when other writers took one place
+    /// after the other; as [`Vault::datasets`].
+    pub async fn create_dataset(
+        &self,
+        name: &DatasetName,
+        policy: Option<PolicyChoice>,
+    ) -> Result<Dataset, ClientError> {
+        let places = self.scan().await?;
+        let is_it = |place: &Place| matches!(place, Place::Listed(info) if info.name == *name);
+        if places.values().any(is_it) {
+            return Err(taken(name));
+        }
+        let options = CommitOptions {
+            lease: self.client.config().lease,
+            require_full: false,
+            paths: Vec::new(),
+            place: Vec::new(),
+        };
+        let (candidates, policy) = first_policy(&self.client, policy).await?;
+        let first = places.last_key_value().map_or(0, |(last, _)| last + 1);
+        let mut contested = Vec::new();
+        for index in first..first + PLACES_TRIED {
+            let owner = Owner::new(&self.client, &self.secret, index);
+            match create(&owner, &options, &candidates, policy, name.as_str()).await? {
+                Created::Taken => {}
+                Created::Contested(head) => contested.push((index, head)),
+                Created::Done => {
+                    self.forget_catalogue();
+                    self.give_up(contested, name).await?;
+                    return Ok(Dataset::new(self, index, name.clone()));
+                }
+            }
+        }
+        Err(ClientError::new(
+            ErrorKind::Conflict,
+            format!("the dataset {:?} could not be made", name.as_str()),
+            "other writers took one place of the vault after the other",
+            "run the command again",
+        ))
+    }
+
+    /// Takes off the list what was made in places that another writer came to at the same time and did not keep either.
+    async fn give_up(&self, places: Vec<(u64, HeadHash)>, name: &DatasetName) -> Result<(), ClientError> {
+        for (index, head) in places {
+            let newest = Owner::new(&self.client, &self.secret, index).newest().await?;
+            if newest.head.hash() == head {
+                Dataset::new(self, index, name.clone()).remove().await?;
+            }
+        }
+        Ok(())
+    }
+
     fn of(client: &Client, words: &Words) -> Self {
         let secret = words.secret();
         Self { client: client.clone(), fingerprint: Fingerprint::of(&secret), secret }
     }
+}
+
+fn taken(name: &DatasetName) -> ClientError {
+    ClientError::new(
+        ErrorKind::Usage,
+        format!("there is a dataset {:?} already", name.as_str()),
+        "names are used once in a vault",
+        "take another name",
+    )
 }
 
 #[cfg(test)]

@@ -1,0 +1,415 @@
+//! Commits: how a dataset changes while others may be changing it.
+//!
+//! Decides the order of things and what happens when two writers meet. A commit reads the newest state, stores what its
+//! [`Operation`] makes of it, and writes a read head that replaces the one it read: that is the moment at which the
+//! change has happened. Whoever loses brings his change into the state that won and writes again; whoever wins over
+//! a head of the same sequence does that for the loser, who may not know. So nothing that was written is lost, and
+//! no two changes are mixed silently. Views and the table head follow the read head.
+
+mod guard;
+mod history;
+mod merge;
+mod publish;
+mod reconcile;
+mod rekey;
+mod remove;
+mod state;
+mod views;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dolmen_proto::codec::Needs;
+use dolmen_proto::head::{Head, ReadBody};
+use dolmen_proto::heads::HeadVersion;
+use dolmen_proto::history::HistoryRow;
+use dolmen_proto::ids::{HeadHash, SegmentId, Timestamp};
+use dolmen_proto::keys::DatasetKeys;
+use dolmen_proto::ledger::Ledger;
+use dolmen_proto::manifest::FolderEntry;
+use dolmen_proto::policy::Policy;
+use dolmen_proto::table::RowKind;
+use futures::future::BoxFuture;
+
+pub use self::history::{ForgetPolicy, Selector};
+pub(crate) use self::history::{add_tag, remove_tag};
+pub(crate) use self::merge::Merged;
+pub(crate) use self::publish::{Created, create, is_retired};
+use self::publish::{Wrote, store_for, write};
+use self::reconcile::{Ancestor, reconcile};
+pub(crate) use self::rekey::rekey;
+pub(crate) use self::remove::{Remove, components};
+pub(crate) use self::state::{Owner, State};
+pub(crate) use self::views::{Refresh, new_share, share_link};
+use crate::client::Client;
+use crate::config::PolicyChoice;
+use crate::error::{ClientError, ErrorKind};
+use crate::put::{Candidates, Store, Stored, TableChange};
+
+/// How often a commit is tried before it gives up.
+const TRIES: u32 = 12;
+/// The least and the most that is waited, on average, before a commit is tried again.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// What becomes of the tree.
+#[derive(Debug, Clone, Default)]
+pub(crate) enum Tree {
+    /// It stays.
+    #[default]
+    Keep,
+    /// A snapshot that exists becomes the newest.
+    Adopt(HistoryRow),
+    /// A snapshot is made.
+    New(NewSnapshot),
+    /// A snapshot is made that the history does not list.
+    Bare(NewSnapshot),
+}
+
+/// A snapshot to be made; its folders are written.
+#[derive(Debug, Clone)]
+pub(crate) struct NewSnapshot {
+    /// The pointer may carry a provisional id of the store.
+    pub(crate) root: FolderEntry,
+    /// A single file was put.
+    pub(crate) single: bool,
+    /// What its readers must know.
+    pub(crate) needs: Needs,
+    pub(crate) message: String,
+}
+
+/// What one commit changes; whatever is `None` stays as it is.
+#[derive(Debug, Default)]
+pub(crate) struct Change {
+    pub(crate) tree: Tree,
+    /// The snapshots that are kept, beside the one that is made.
+    pub(crate) rows: Option<Vec<HistoryRow>>,
+    pub(crate) ledger: Option<Ledger>,
+    pub(crate) name: Option<String>,
+    /// The dataset is to be listed no more.
+    pub(crate) retire: bool,
+    pub(crate) refresh: Refresh,
+    /// `None`: the rows of what was stored join those of the base.
+    pub(crate) table: Option<TableChange>,
+}
+
+impl Change {
+    fn is_nothing(&self) -> bool {
+        matches!(self.tree, Tree::Keep)
+            && self.rows.is_none()
+            && self.ledger.is_none()
+            && self.name.is_none()
+            && !self.retire
+            && matches!(self.refresh, Refresh::Changed)
+            && self.table.is_none()
+    }
+}
+
+/// Something that changes a dataset.
+pub(crate) trait Operation: Send {
+    /// Decides the change of a state; what it needs is put into the store.
+    ///
+    /// # Errors
+    /// Whatever makes the change impossible.
+    fn apply<'a>(
+        &'a mut self,
+        base: &'a State,
+        store: &'a mut Store,
+        created: Timestamp,
+    ) -> BoxFuture<'a, Result<Change, ClientError>>;
+
+    /// Whether it is applied anew to the state that won over it; else what it made is merged into that state.
+    fn repeats(&self) -> bool {
+        true
+    }
+}
+
+/// How a commit stores.
+#[derive(Debug, Clone)]
+pub(crate) struct CommitOptions {
+    pub(crate) lease: Duration,
+    pub(crate) require_full: bool,
+    /// What is read: a run over the same, to the same place, resumes.
+    pub(crate) paths: Vec<PathBuf>,
+    /// The place in the dataset.
+    pub(crate) place: Vec<u8>,
+}
+
+/// What a commit came to.
+pub(crate) struct Committed {
+    /// The newest state, which has the change.
+    pub(crate) body: ReadBody,
+    pub(crate) head: Head,
+    pub(crate) keys: Arc<DatasetKeys>,
+    /// Files in the newest snapshot.
+    pub(crate) files: u64,
+    /// What became of other writers' changes.
+    pub(crate) merged: Merged,
+    /// Segments that were stored for it, over all tries.
+    pub(crate) stored: BTreeMap<SegmentId, (RowKind, Stored)>,
+    /// Bytes of shards that were sent.
+    pub(crate) new_bytes: u64,
+    pub(crate) lease_until: Timestamp,
+    /// Whether no other writer's change came into it.
+    pub(crate) alone: bool,
+}
+
+/// What has been stored so far, over all tries.
+#[derive(Default)]
+struct Done {
+    merged: Merged,
+    stored: BTreeMap<SegmentId, (RowKind, Stored)>,
+    new_bytes: u64,
+    lease_until: Option<Timestamp>,
+    /// Merges with other writers' changes.
+    merges: u32,
+}
+
+/// A head of another writer, or a lost one of this one, whose changes are not in the newest state.
+struct Fork {
+    keys: Arc<DatasetKeys>,
+    head: Head,
+    body: ReadBody,
+}
+
+impl Fork {
+    /// Those of these heads that open; whoever has the keys wrote them.
+    fn opened(keys: &Arc<DatasetKeys>, heads: Vec<Head>) -> Vec<Self> {
+        let open = |head: Head| {
+            let body = head.open_read(&keys.read).ok()?;
+            Some(Self { keys: Arc::clone(keys), head, body })
+        };
+        heads.into_iter().filter_map(open).collect()
+    }
+}
+
+/// A head that lost, with what it was made from.
+struct Lost {
+    ancestor: Ancestor,
+    mine: State,
+}
+
+/// What all tries of one commit share.
+struct Commit<'a> {
+    owner: &'a Owner,
+    options: &'a CommitOptions,
+    candidates: Candidates,
+    done: Done,
+}
+
+/// Changes a dataset.
+///
+/// # Errors
+/// `Conflict` when other writers were first too often, whatever `operation` fails with, and as reading and storing do.
+/// Whatever it fails with, nothing is half done: the newest state is one that a writer made whole.
+pub(crate) async fn commit(
+    owner: &Owner,
+    options: &CommitOptions,
+    operation: &mut dyn Operation,
+) -> Result<Committed, ClientError> {
+    let candidates = Candidates::find(&owner.client.put_context()).await?;
+    let mut commit = Commit { owner, options, candidates, done: Done::default() };
+    let mut base = commit.settled(Vec::new(), None).await?;
+    let mut lost: Option<Lost> = None;
+    for attempt in 0..TRIES {
+        pause(attempt).await?;
+        let (mut store, created) = commit.store(&base).await?;
+        let change = match &lost {
+            None => operation.apply(&base, &mut store, created).await?,
+            Some(Lost { ancestor, mine }) => match reconcile(ancestor, mine, &base, &mut store).await {
+                Ok((change, merged)) => {
+                    commit.done.merged.add(merged);
+                    commit.done.merges += 1;
+                    change
+                }
+                // What was stored may be freed under it: it is stored again.
+                Err(error) if error.kind() == ErrorKind::Conflict => {
+                    operation.apply(&base, &mut store, created).await?
+                }
+                Err(error) => return Err(error),
+            },
+        };
+        match write(&mut commit, &base, change, store, created).await? {
+            Wrote::Nothing => return Ok(commit.done.of_state(base)),
+            Wrote::Newest { head, body, files, forks } if forks.is_empty() => {
+                return Ok(commit.done.of(head, *body, base.keys, files));
+            }
+            Wrote::Newest { forks, .. } => {
+                let state = commit.settled(forks, None).await?;
+                return Ok(commit.done.of_state(state));
+            }
+            Wrote::Lost { head, body } => {
+                let hash = head.hash();
+                if !operation.repeats() {
+                    let mine = owner.state(Arc::clone(&base.keys), head, *body).await?;
+                    lost = Some(Lost { ancestor: Ancestor::known(&base).await?, mine });
+                }
+                base = commit.settled(Vec::new(), Some(hash)).await?;
+            }
+        }
+    }
+    Err(ClientError::new(
+        ErrorKind::Conflict,
+        "the change could not be written",
+        format!("other writers were first {TRIES} times"),
+        "run the same command again: what was uploaded is not sent again",
+    ))
+}
+
+/// The newest state of a dataset, after the changes of writers who lost without knowing are brought into it.
+///
+/// # Errors
+/// As [`commit`].
+pub(crate) async fn settled(owner: &Owner, options: &CommitOptions) -> Result<State, ClientError> {
+    let newest = owner.newest().await?;
+    let alone = newest.forks.is_empty();
+    let state = owner.state(newest.keys, newest.head, newest.body).await?;
+    if alone && lost_head(owner, &state)?.is_none() {
+        return Ok(state);
+    }
+    let candidates = Candidates::find(&owner.client.put_context()).await?;
+    Commit { owner, options, candidates, done: Done::default() }.settled(Vec::new(), None).await
+}
+
+impl Commit<'_> {
+    /// The newest state, with the changes of all forks in it: those given, those that nodes show, a lost one of our own.
+    /// The head `ignored` is brought in by the caller, or given up.
+    async fn settled(&mut self, mut forks: Vec<Fork>, ignored: Option<HeadHash>) -> Result<State, ClientError> {
+        let owner = self.owner;
+        let mut settled: Vec<HeadHash> = ignored.into_iter().collect();
+        for attempt in 0..TRIES {
+            pause(attempt.saturating_sub(1)).await?;
+            let newest = owner.newest().await?;
+            forks.extend(newest.forks);
+            let state = owner.state(newest.keys, newest.head, newest.body).await?;
+            forks.extend(lost_head(owner, &state)?);
+            forks.retain(|fork| fork.head.hash() != state.head.hash() && !settled.contains(&fork.head.hash()));
+            let Some(fork) = forks.pop() else {
+                if ignored.is_none() {
+                    owner.guard.clear()?;
+                }
+                return Ok(state);
+            };
+            let hash = fork.head.hash();
+            let progress = owner.client.progress();
+            let mine = match owner.state(fork.keys, fork.head.clone(), fork.body.clone()).await {
+                Ok(mine) => mine,
+                Err(error) if error.kind() == ErrorKind::Damaged => {
+                    let id = fork.body.snapshot_id.short();
+                    progress.warn(format!("snapshot {id} of another writer could not be saved: {}", error.why()));
+                    settled.push(hash);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let (mut store, created) = self.store(&state).await?;
+            let ancestor = Ancestor::guessed(&mine, &state).await?;
+            let (change, merged) = match reconcile(&ancestor, &mine, &state, &mut store).await {
+                Err(error) if error.kind() == ErrorKind::Conflict => {
+                    let id = mine.body.snapshot_id.short();
+                    progress.warn(format!("snapshot {id} of another writer could not be saved: {}", error.why()));
+                    settled.push(hash);
+                    continue;
+                }
+                done => done?,
+            };
+            match write(self, &state, change, store, created).await? {
+                Wrote::Nothing => settled.push(hash),
+                Wrote::Newest { forks: others, .. } => {
+                    settled.push(hash);
+                    forks.extend(others);
+                    self.done.merged.add(merged);
+                    self.done.merges += 1;
+                    let id = mine.body.snapshot_id.short();
+                    progress.warn(format!("snapshot {id} was written at the same time as another, and merged"));
+                }
+                // Whoever won is merged into next, then this one again.
+                Wrote::Lost { .. } => forks.push(Fork { keys: mine.keys, head: mine.head, body: mine.body }),
+            }
+        }
+        Err(ClientError::new(
+            ErrorKind::Conflict,
+            "the changes of several writers could not be brought together",
+            format!("others were first {TRIES} times"),
+            "run the same command again later",
+        ))
+    }
+
+    /// A store for changes of this state, and the time that a snapshot made of it gets.
+    async fn store(&self, base: &State) -> Result<(Store, Timestamp), ClientError> {
+        let policy = base.reader.table().policy;
+        let (store, created) =
+            store_for(self.owner, self.options, &self.candidates, policy, Some(base.body.snapshot_id)).await?;
+        base.teach(&store.known);
+        Ok((store, base.next_time(created)))
+    }
+}
+
+impl Done {
+    fn of(self, head: Head, body: ReadBody, keys: Arc<DatasetKeys>, files: u64) -> Committed {
+        let Self { merged, stored, new_bytes, lease_until, merges } = self;
+        let lease_until = lease_until.unwrap_or_default();
+        Committed { body, head, keys, files, merged, stored, new_bytes, lease_until, alone: merges == 0 }
+    }
+
+    fn of_state(self, state: State) -> Committed {
+        let row = state.rows.iter().find(|row| row.id == state.body.snapshot_id);
+        let files = row.map_or(0, |row| row.files);
+        self.of(state.head, state.body, state.keys, files)
+    }
+}
+
+/// The head that this client wrote last, when the newest state seems to know nothing of it.
+fn lost_head(owner: &Owner, newest: &State) -> Result<Option<Fork>, ClientError> {
+    let Some(own) = owner.guard.kept(owner.client.nodes_known().now())? else { return Ok(None) };
+    let (mine, now) = (HeadVersion::from(&own.head), HeadVersion::from(&newest.head));
+    let follows = now.sequence == mine.sequence + 1 && newest.head.previous() == mine.hash;
+    if own.epoch != newest.keys.epoch() || now == mine || now.sequence < mine.sequence || follows {
+        return Ok(None);
+    }
+    // In the history, it was merged; and what the head changed beside the tree can be merged twice.
+    if newest.rows.iter().any(|row| row.id == own.snapshot) && now.sequence > mine.sequence {
+        return Ok(None);
+    }
+    if now.sequence > mine.sequence + 1 {
+        let id = own.snapshot.short();
+        let warning = format!("snapshot {id}, put from here, is not in the history: it was forgotten, or lost");
+        owner.client.progress().warn(warning);
+        return Ok(None);
+    }
+    let keys = Arc::clone(&newest.keys);
+    let body = own.head.open_read(&keys.read).map_err(|error| ClientError::bug("our own head does not open", error))?;
+    Ok(Some(Fork { keys, head: own.head, body }))
+}
+
+/// Waits before try number `attempt`, at random, so that two writers do not meet again and again.
+async fn pause(attempt: u32) -> Result<(), ClientError> {
+    if attempt == 0 {
+        return Ok(());
+    }
+    let mut random = [0; 4];
+    crate::vault::fill_random(&mut random)?;
+    let mean = PAUSE_MIN.saturating_mul(1 << attempt.min(10)).min(PAUSE_MAX);
+    let wait = mean.mul_f64(2.0 * f64::from(u32::from_le_bytes(random)) / f64::from(u32::MAX));
+    tokio::time::sleep(wait).await;
+    Ok(())
+}
+
+/// Nodes for a new dataset, and its code.
+///
+/// # Errors
+/// `NotNow` when there are too few nodes.
+pub(crate) async fn first_policy(
+    client: &Client,
+    choice: Option<PolicyChoice>,
+) -> Result<(Candidates, Policy), ClientError> {
+    let context = client.put_context();
+    let candidates = Candidates::find(&context).await?;
+    let policy = candidates.policy(choice.unwrap_or(context.config.policy))?;
+    Ok((candidates, policy))
+}
+
+#[cfg(test)]
+mod tests;
