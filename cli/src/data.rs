@@ -93,6 +93,7 @@ async fn get(context: &Context, arguments: &Get) -> Result<Exit, Failure> {
         path: source.path.into_bytes(),
         check_existing: arguments.checksum,
         overwrite: arguments.overwrite,
+        include: Vec::new(),
     };
     let destination = if arguments.destination.as_os_str() == "-" {
         Destination::Writer(Box::new(std::io::stdout()))
