@@ -143,7 +143,7 @@ impl BlobSink for Sink {
         self.open.get_or_insert_with(|| Open {
             packer: Packer::with_segment_bytes(self.workshop.policy, self.workshop.segment_bytes),
             chunks: Vec::new(),
-            data: BytesMut::zeroed(self.workshop.capacity_bytes()),
+            data: self.workshop.data_buffer(),
             blobs: HashMap::new(),
         });
         Ok(())

@@ -67,6 +67,18 @@ impl Workshop {
         self.capacity_bytes() as u64 * u64::from(self.policy.n()) / u64::from(self.policy.k())
     }
 
+    /// Memory for the data shards of one segment, with whatever was in it: all of it is written before it is sent. It comes
+    /// back when the segment's last shard is dropped.
+    pub(crate) fn data_buffer(&self) -> BytesMut {
+        let mut buffer = self.data_pool.get();
+        if buffer.is_empty() {
+            // Fresh memory is zeroed by the system page by page as it is touched.
+            return BytesMut::zeroed(self.capacity_bytes());
+        }
+        buffer.resize(self.capacity_bytes(), 0);
+        buffer
+    }
+
     /// Most bytes of one segment's payload.
     pub(crate) fn capacity_bytes(&self) -> usize {
         Geometry::capacity_within(self.policy, self.segment_bytes)
@@ -98,14 +110,7 @@ impl Filling {
     /// Waits for the memory of a whole segment, parity included, so that a segment once begun never waits again.
     pub(crate) async fn begin(workshop: &Workshop) -> Self {
         let held = workshop.budget.take(workshop.footprint_bytes()).await;
-        let mut rest = workshop.data_pool.get();
-        let capacity = workshop.capacity_bytes();
-        if rest.is_empty() {
-            // Fresh memory is zeroed by the system page by page as it is touched.
-            rest = BytesMut::zeroed(capacity);
-        } else {
-            rest.resize(capacity, 0);
-        }
+        let rest = workshop.data_buffer();
         Self {
             packer: Packer::with_segment_bytes(workshop.policy, workshop.segment_bytes),
             chunks: Vec::new(),

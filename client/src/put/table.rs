@@ -216,7 +216,7 @@ impl Writing {
             Some((map, added)) => (map, added),
             None => (Box::new(Some) as MapForward, Vec::new()),
         };
-        self.merged(old, added, |row| map(row), ForwardRow::label, sink)
+        self.merged(old, added, &mut map, ForwardRow::label, sink)
     }
 
     fn leaving(&mut self, leaving: Vec<SegmentRow>, sink: &mut Sink) -> Result<Option<CountedTree>, ClientError> {
