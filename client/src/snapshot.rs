@@ -142,7 +142,8 @@ impl Snapshot {
     /// # Errors
     /// As [`Snapshot::entry`].
     pub async fn list(&self, path: &[u8], recursive: bool) -> Result<Listing, ClientError> {
-        Listing::open(self.dataset.clone(), path, recursive).await
+        let dataset = if recursive { self.dataset.whole() } else { self.dataset.clone() };
+        Listing::open(dataset, path, recursive).await
     }
 
     /// Restores the snapshot, or what `options` name of it.
@@ -151,7 +152,7 @@ impl Snapshot {
     /// `NotNow` or `Damaged` when nothing of it could be restored, `Local` when the target cannot be written; single files that
     /// fail are in the report.
     pub async fn get(&self, to: Destination, options: &GetOptions) -> Result<GetReport, ClientError> {
-        get::get(&self.dataset, to, options, &self.progress).await
+        get::get(&self.dataset.whole(), to, options, &self.progress).await
     }
 
     pub(crate) fn progress(&self) -> &Progress {

@@ -36,6 +36,8 @@ pub(crate) struct FileJob {
     temporary: Temporary,
     /// Where it is noted what is written of a large file.
     notes: Option<Notes>,
+    /// What its contents must come to, when an earlier restore wrote a part of them.
+    hash: Option<[u8; 32]>,
     /// Chunks that are not written yet, and one more until all chunks are known.
     left: AtomicUsize,
     failed: AtomicBool,
@@ -48,6 +50,7 @@ impl FileJob {
         size: u64,
         attributes: Attributes,
         (temporary, notes): (Temporary, Option<Notes>),
+        hash: Option<[u8; 32]>,
     ) -> Self {
         Self {
             folder,
@@ -56,6 +59,7 @@ impl FileJob {
             attributes,
             temporary,
             notes,
+            hash,
             left: AtomicUsize::new(1),
             failed: AtomicBool::new(false),
         }
@@ -306,7 +310,8 @@ impl Done {
         if file.left.fetch_sub(1, Ordering::AcqRel) != 1 || file.failed.load(Ordering::Acquire) {
             return;
         }
-        match self.target.finish(&file.temporary, &file.folder, &file.name, file.size, file.attributes) {
+        let hash = file.hash.as_ref();
+        match self.target.finish(&file.temporary, &file.folder, &file.name, file.size, file.attributes, hash) {
             Ok(()) => {
                 self.progress.event(ProgressEvent::Files(1));
                 let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);

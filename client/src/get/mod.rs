@@ -362,7 +362,8 @@ impl<'a> Restore<'a> {
             }
             _ => (self.target.temporary(), None),
         };
-        let job = Arc::new(FileJob::new(Arc::clone(folder), name, file.size_bytes, attributes, temporary));
+        let hash = file.hash.filter(|_| !there.is_empty());
+        let job = Arc::new(FileJob::new(Arc::clone(folder), name, file.size_bytes, attributes, temporary, hash));
         let mut extents = self.dataset.extents(file);
         while let Some(placed) = self.dataset.next_extents(&mut extents).await? {
             for placed in placed {

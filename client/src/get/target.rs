@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::{CString, OsStr};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
@@ -231,16 +231,7 @@ impl Target {
     /// # Errors
     /// The system's.
     pub(crate) fn hash(&self, folder: &[u8], name: &[u8]) -> io::Result<[u8; 32]> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut file = File::from(openat(&*self.folder(folder)?, name, flags, Mode::empty())?);
-        let mut hasher = blake3::Hasher::new();
-        let mut buffer = vec![0; 256 * 1024];
-        loop {
-            match file.read(&mut buffer)? {
-                0 => return Ok(*hasher.finalize().as_bytes()),
-                read => hasher.update(&buffer[..read]),
-            };
-        }
+        hash_at(&*self.folder(folder)?, name)
     }
 
     /// A name to write a file under; nothing is made yet.
@@ -295,10 +286,11 @@ impl Target {
         Ok(File::from(openat(&self.temporary, &file.0, flags, Mode::RUSR | Mode::WUSR)?))
     }
 
-    /// Gives a temporary file its length, mode and time, and moves it to its place.
+    /// Gives a temporary file its length, mode and time, and moves it to its place. `hash`: what its contents must have,
+    /// when not all of them were written by this restore.
     ///
     /// # Errors
-    /// When something is there that may not be replaced; the temporary file is then gone.
+    /// When something is there that may not be replaced, or the contents are others; the temporary file is then gone.
     pub(crate) fn finish(
         &self,
         file: &Temporary,
@@ -306,10 +298,16 @@ impl Target {
         name: &[u8],
         size: u64,
         attributes: Attributes,
+        hash: Option<&[u8; 32]>,
     ) -> io::Result<()> {
         let finish = || {
             let handle = self.write(file)?;
             handle.set_len(size)?;
+            if hash.is_some_and(|hash| hash_at(&self.temporary, file.0.as_bytes()).ok().as_ref() != Some(hash)) {
+                return Err(refused(
+                    "what an earlier restore left of it was changed since: run the same command again",
+                ));
+            }
             rustix::fs::fchmod(&handle, Mode::from_raw_mode(attributes.mode & MODE_RESTORED))?;
             rustix::fs::futimens(&handle, &times(attributes.mtime_ns))?;
             let made = rustix::fs::fstat(&handle)?;
@@ -398,6 +396,14 @@ impl Target {
     }
 }
 
+/// The BLAKE3 hash of a file's contents.
+fn hash_at(folder: impl AsFd, name: &[u8]) -> io::Result<[u8; 32]> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(File::from(openat(folder, name, flags, Mode::empty())?))?;
+    Ok(*hasher.finalize().as_bytes())
+}
+
 /// The name of the notes of an unfinished large file.
 fn note_of(part: &Temporary) -> CString {
     let key = part.0.to_bytes().strip_prefix(PART.as_bytes()).unwrap_or_default();
@@ -423,8 +429,9 @@ fn make_temporary(root: &OwnedFd, name: &CString) -> io::Result<OwnedFd> {
             && let Ok(stale) = openat(root, entry.file_name(), FOLDER, Mode::empty())
             && rustix::fs::flock(&stale, FlockOperation::NonBlockingLockExclusive).is_ok()
         {
+            let ours = is_ours(&stale);
             for part in Dir::read_from(&stale).into_iter().flatten().flatten() {
-                if is_part(part.file_name().to_bytes()) {
+                if ours && is_part(part.file_name().to_bytes()) {
                     let _ = renameat_with(&stale, part.file_name(), &folder, part.file_name(), RenameFlags::NOREPLACE);
                 }
             }
@@ -433,6 +440,14 @@ fn make_temporary(root: &OwnedFd, name: &CString) -> io::Result<OwnedFd> {
         }
     }
     Ok(folder)
+}
+
+/// Whether nobody else can have put anything into a folder.
+fn is_ours(folder: &OwnedFd) -> bool {
+    let only_ours = Mode::RWXG | Mode::RWXO;
+    rustix::fs::fstat(folder).is_ok_and(|stat| {
+        stat.st_uid == rustix::process::geteuid().as_raw() && !Mode::from_raw_mode(stat.st_mode).intersects(only_ours)
+    })
 }
 
 /// Removes the files of a temporary folder, all but unfinished large ones when these are kept; it has no folders.
@@ -490,7 +505,7 @@ mod tests {
     fn put(target: &Target, folder: &[u8], name: &[u8], bytes: &[u8]) -> io::Result<()> {
         let temporary = target.temporary();
         target.write_at(&target.write(&temporary)?, bytes, 0)?;
-        target.finish(&temporary, folder, name, bytes.len() as u64, ATTRIBUTES)
+        target.finish(&temporary, folder, name, bytes.len() as u64, ATTRIBUTES, None)
     }
 
     #[test]
@@ -573,7 +588,9 @@ mod tests {
         let (target, part, _, found) = start();
         assert_eq!(found, BTreeMap::from([(7, 5)]));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "what was left has moved");
-        target.finish(&part, b"", b"large", 12, ATTRIBUTES).unwrap();
+        target
+            .finish(&part, b"", b"large", 12, ATTRIBUTES, Some(blake3::hash(b"\0\0\0\0\0\0\0chunk").as_bytes()))
+            .unwrap();
         assert_eq!(fs::read(folder.path().join("large")).unwrap(), b"\0\0\0\0\0\0\0chunk");
         assert!(
             fs::read_dir(folder.path().join(OsStr::from_bytes(target.temporary_name.to_bytes())))
@@ -581,10 +598,30 @@ mod tests {
                 .next()
                 .is_none()
         );
+        target.write_at(&target.write(&part).unwrap(), b"chunk", 7).unwrap();
+        let other = blake3::hash(b"other");
+        assert!(target.finish(&part, b"", b"wrong", 12, ATTRIBUTES, Some(other.as_bytes())).is_err());
         target.write(&part).unwrap();
         target.leave_nothing();
         drop(target);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "two files and no folder");
+    }
+
+    #[test]
+    fn what_others_may_have_left_is_not_gone_on_with() {
+        let folder = tempfile::tempdir().unwrap();
+        let stale = folder.path().join(".dolmen-get-0123");
+        fs::create_dir(&stale).unwrap();
+        fs::set_permissions(&stale, fs::Permissions::from_mode(0o770)).unwrap();
+        for name in ["part-0123", "note-0123"] {
+            fs::write(stale.join(name), "theirs").unwrap();
+        }
+        let target = Target::open(folder.path(), false).unwrap();
+        assert!(!stale.exists());
+        assert!(
+            fs::read_dir(folder.path()).unwrap().all(|entry| fs::read_dir(entry.unwrap().path()).unwrap().count() == 0)
+        );
+        drop(target);
     }
 
     #[test]

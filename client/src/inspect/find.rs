@@ -52,7 +52,7 @@ impl Snapshot {
             }
         };
         let below = if path.is_empty() { 0 } else { path.len() + 1 };
-        let mut walk = EntryWalk::new(self.dataset.clone(), path, &folder);
+        let mut walk = EntryWalk::new(self.dataset.whole(), path, &folder);
         let mut count = 0;
         while let Some((path, entry)) = walk.next().await? {
             if matches(options, names.as_ref(), path.get(below..).unwrap_or_default(), &entry) {

@@ -30,7 +30,7 @@ impl Snapshot {
     /// `Refused` when a file's hash was not kept, `Damaged` or `NotNow` when a folder cannot be read.
     pub async fn root(&self) -> Result<RootReport, ClientError> {
         let mut hasher = DatasetRootHasher::new(self.root.salt);
-        let mut walk = EntryWalk::new(self.dataset.clone(), Vec::new(), &self.root.root);
+        let mut walk = EntryWalk::new(self.dataset.whole(), Vec::new(), &self.root.root);
         while let Some((path, entry)) = walk.next().await? {
             let what = match &entry.kind {
                 EntryKind::File(file) => {

@@ -106,7 +106,7 @@ impl Snapshot {
             let (files, bytes) = (folder.totals.files, folder.totals.bytes);
             self.progress().event(ProgressEvent::Total { files, bytes });
         }
-        let mut walk = EntryWalk::new(self.dataset.clone(), path, &folder);
+        let mut walk = EntryWalk::new(self.dataset.whole(), path, &folder);
         while let Some((path, entry)) = walk.next().await? {
             match entry.kind {
                 EntryKind::Folder(folder) => walk.enter(path, &folder)?,

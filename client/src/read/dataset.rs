@@ -196,6 +196,11 @@ impl Dataset {
         self.blob(pointer, std::iter::empty()).await
     }
 
+    /// The same, for somebody who will read all of the manifest.
+    pub(crate) fn whole(&self) -> Self {
+        Self { documents: self.documents.whole(), ..self.clone() }
+    }
+
     /// The id of the snapshot.
     pub(crate) fn snapshot_id(&self) -> SnapshotId {
         self.snapshot_id
@@ -275,17 +280,15 @@ impl Dataset {
         let (place, offset) = self.locate(pointer).await?;
         let mut others = Vec::new();
         let mut bytes = pointer.sealed_bytes();
-        if self.documents.looks_ahead() {
-            for other in next.take(AHEAD_BLOBS) {
-                bytes = bytes.saturating_add(other.sealed_bytes());
-                if bytes > AHEAD_BYTES {
-                    break;
-                }
-                if other.segment == pointer.segment && !self.documents.has(other) {
-                    let (there, offset) = self.locate(other).await?;
-                    if there.id == place.id {
-                        others.push((offset, other));
-                    }
+        for other in next.take(AHEAD_BLOBS) {
+            bytes = bytes.saturating_add(other.sealed_bytes());
+            if bytes > AHEAD_BYTES {
+                break;
+            }
+            if other.segment == pointer.segment && !self.documents.has(other) {
+                let (there, offset) = self.locate(other).await?;
+                if there.id == place.id {
+                    others.push((offset, other));
                 }
             }
         }

@@ -20,6 +20,10 @@ use crate::error::{ClientError, ErrorKind};
 const WHOLE_SEGMENT_BYTES: u32 = 256 * 1024;
 /// Whole segments that are kept, in bytes.
 const SEGMENTS_KEPT_BYTES: u64 = 40 << 20;
+/// Reads of a segment after which it is read whole, when all of the manifest is wanted: by then much of it is.
+const READS_BEFORE_WHOLE: u32 = 2;
+/// Segments whose reads are counted.
+const SEGMENTS_COUNTED: u64 = 4096;
 /// Reads of parts of segments whose bytes are kept, since blobs that are wanted one after another lie together.
 const WINDOWS_KEPT: usize = 8;
 /// Opened blobs that are kept, in bytes.
@@ -28,6 +32,8 @@ const BLOBS_KEPT_BYTES: u64 = 16 << 20;
 struct Caches {
     segments: Kept<SegmentId, Arc<SegmentData>>,
     windows: VecDeque<(SegmentId, Arc<SegmentData>)>,
+    /// How often parts of a segment were read.
+    reads: Kept<SegmentId, u32>,
     blobs: Kept<(SegmentId, u32), Arc<Vec<u8>>>,
 }
 
@@ -39,7 +45,7 @@ pub(crate) type Lying<'a> = (u32, &'a BlobPointer);
 pub(crate) struct Documents {
     fetcher: Fetcher,
     cache: Option<BlobCache>,
-    /// All of the manifest will be read, so its segments are read whole.
+    /// All of the manifest will be read, so segments that hold much of it are read whole.
     everything: bool,
     caches: Arc<Mutex<Caches>>,
 }
@@ -49,6 +55,7 @@ impl Documents {
         let caches = Caches {
             segments: Kept::new(SEGMENTS_KEPT_BYTES),
             windows: VecDeque::with_capacity(WINDOWS_KEPT),
+            reads: Kept::new(SEGMENTS_COUNTED),
             blobs: Kept::new(BLOBS_KEPT_BYTES),
         };
         Self { fetcher, cache, everything, caches: Arc::new(Mutex::new(caches)) }
@@ -58,9 +65,9 @@ impl Documents {
         self.caches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether blobs that will be wanted soon are worth fetching together with one that is wanted now.
-    pub(crate) fn looks_ahead(&self) -> bool {
-        !self.everything
+    /// The same, for somebody who will read all of the manifest.
+    pub(crate) fn whole(&self) -> Self {
+        Self { everything: true, ..self.clone() }
     }
 
     /// Whether a blob is in memory.
@@ -134,11 +141,12 @@ impl Documents {
         others: &[Lying<'_>],
     ) -> Result<Arc<SegmentData>, ClientError> {
         let payload = place.geometry.payload_bytes();
-        if self.everything || payload <= WHOLE_SEGMENT_BYTES {
-            let known = self.caches().segments.get(&place.id);
-            if let Some(data) = known {
-                return Ok(data);
-            }
+        let known = self.caches().segments.get(&place.id);
+        if let Some(data) = known {
+            return Ok(data);
+        }
+        let reads = self.caches().reads.get(&place.id).unwrap_or_default();
+        if payload <= WHOLE_SEGMENT_BYTES || (self.everything && reads >= READS_BEFORE_WHOLE) {
             let data = Arc::new(self.fetcher.fetch(place, &[(0, payload)]).await?);
             let weight = u64::from(place.geometry.data_bytes());
             self.caches().segments.put(place.id, Arc::clone(&data), weight);
@@ -161,6 +169,7 @@ impl Documents {
             .collect::<Result<_, _>>()?;
         let data = Arc::new(self.fetcher.fetch(place, &ranges).await?);
         let mut caches = self.caches();
+        caches.reads.put(place.id, reads.saturating_add(1), 1);
         if caches.windows.len() == WINDOWS_KEPT {
             caches.windows.pop_front();
         }
