@@ -167,10 +167,9 @@ impl Store {
             sent_bytes: AtomicU64::new(0),
             warned: Mutex::default(),
         });
-        // Blocks have a budget of their own, and the open document segment is beside the one that all segments share.
+        // Blocks have a part of their own; the open document segment, a few megabytes, is beside the budget.
         let budget_bytes = context.config.memory_budget_bytes;
-        let beside = content::divide(budget_bytes).0 + DOCUMENT_SEGMENT_BYTES as u64;
-        let budget = Budget::new(budget_bytes.saturating_sub(beside));
+        let budget = Budget::new(budget_bytes.saturating_sub(content::divide(budget_bytes).0));
         let workshop = |policy: Policy, segment_bytes: usize| {
             Workshop::new(Arc::clone(&keys), policy, segment_bytes, context.cores.clone(), budget.clone())
         };

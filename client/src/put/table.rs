@@ -51,8 +51,6 @@ impl fmt::Debug for TableChange {
 #[derive(Debug)]
 pub(crate) struct Table {
     pub(crate) location: TableLocation,
-    /// Segments that have left with it, those that only the base's table needed among them.
-    pub(crate) left: u64,
 }
 
 /// Writes the base table: rows of the base but those removed, and rows of all that was stored so far. What the table
@@ -87,10 +85,10 @@ pub(crate) async fn write_table(
         list,
         change,
     };
-    let (root, left) = store.write(move |sink| writing.write(sink)).await?;
+    let root = store.write(move |sink| writing.write(sink)).await?;
     let last = store.close_documents().await?;
     let stored = last.last().ok_or_else(|| ClientError::bug("could not write the table", "its root is nowhere"))?;
-    Ok(Table { location: location(stored, root, &store.nodes)?, left })
+    Ok(Table { location: location(stored, root, &store.nodes)? })
 }
 
 /// Where the root of a table lies, for the head that names it.
@@ -122,8 +120,8 @@ struct Writing {
 }
 
 impl Writing {
-    /// Writes the trees, then the root; gives where it lies and how many segments leave.
-    fn write(mut self, sink: &mut Sink) -> Result<(BlobPointer, u64), ClientError> {
+    /// Writes the trees, then the root; gives where it lies.
+    fn write(mut self, sink: &mut Sink) -> Result<BlobPointer, ClientError> {
         if self.before.len() > FURTHER_MAX {
             sink.avoid(self.before.iter().map(SegmentRow::id).collect());
         }
@@ -138,7 +136,6 @@ impl Writing {
         leaving.extend(dropped);
         leaving.sort_by_key(SegmentRow::id);
         leaving.dedup_by_key(|row| row.id());
-        let left = leaving.len() as u64;
         let leaving = self.leaving(leaving, sink)?;
         touched.append(&mut sink.touched());
 
@@ -176,7 +173,7 @@ impl Writing {
             touched = touched.into_iter().map(|segment| sink.settled_id(segment)).collect();
         }
         sink.avoid(BTreeSet::new());
-        Ok((root.put(sink).map_err(built)?, left))
+        root.put(sink).map_err(built)
     }
 
     /// The rows that are live, and those that are not any more.
