@@ -213,6 +213,15 @@ impl Client {
         info::info(&self.nodes, &dataset).await
     }
 
+    /// As [`Client::info`], of the dataset that a snapshot was opened in.
+    ///
+    /// # Errors
+    /// As [`Client::info`].
+    pub async fn info_of(&self, snapshot: &Snapshot) -> Result<InfoReport, ClientError> {
+        self.progress.stage(Stage::Asking);
+        info::info(&self.nodes, &snapshot.dataset).await
+    }
+
     /// Extends all leases of an anonymous upload made by this client; `None`: by the configured lease from now.
     ///
     /// # Errors

@@ -14,17 +14,14 @@ use dolmen_proto::placement::ranked_head_holders;
 
 use crate::network::Nodes;
 
-#[allow(dead_code, reason = "commits come next")]
 mod read;
-#[allow(dead_code, reason = "commits come next")]
 mod write;
 
-#[allow(unused_imports, reason = "commits come next")]
 pub(crate) use read::{Found, Wanted, find, read};
 pub(crate) use write::{Published, publish, write};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// Nodes around a point among which holders of distinct operators are chosen.
 const LOOKED_AT_PER_POINT: usize = 12;

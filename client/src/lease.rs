@@ -46,6 +46,22 @@ pub(crate) async fn delete(nodes: &Nodes, account: &Account, shards: &ByNode) ->
     futures::stream::iter(calls).buffer_unordered(NODES_AT_ONCE).fold(0, |sum, done| async move { sum + done }).await
 }
 
+/// Gives up all of these leases; gives those that nodes do not say to be gone.
+pub(crate) async fn delete_all(nodes: &Nodes, account: &Account, shards: &ByNode) -> ByNode {
+    let calls = shards.iter().map(|(node, roots)| async move {
+        let asked: Vec<ShardRoot> = roots.iter().copied().collect();
+        let kept = match nodes.delete(account, *node, &asked).await {
+            Ok(done) => asked.into_iter().zip(done).filter(|(_, gone)| !gone).map(|(root, _)| root).collect(),
+            Err(fault) => {
+                tracing::debug!(node = %node.short(), %fault, "leases were not given up");
+                roots.clone()
+            }
+        };
+        (*node, kept)
+    });
+    futures::stream::iter(calls).buffer_unordered(NODES_AT_ONCE).collect().await
+}
+
 fn count(node: NodeId, result: Result<Vec<bool>, CallFault>) -> usize {
     match result {
         Ok(done) => done.into_iter().filter(|done| *done).count(),

@@ -1,8 +1,10 @@
 //! Files to segments to shards on nodes, and back.
 //!
-//! [`Client`] puts folders and files as anonymous uploads, reads them through links, and looks after their leases.
+//! [`Client`] puts folders and files as anonymous uploads, reads them through links, and looks after their leases. A
+//! [`vault::Vault`] has datasets that an owner names, changes, shares and brings back from words.
 //! All rules of format, placement and sessions are `dolmen-proto`'s, all sockets `dolmen-net`'s; here are the
-//! pipelines that own threads, files and the memory bound. Nothing here prints, and nothing here trusts a node.
+//! pipelines that own threads, files and the memory bound. Nothing here prints but a prompt for
+//! a passphrase, and nothing here trusts a node.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::cast_possible_truncation))]
 
@@ -15,6 +17,7 @@ pub mod vault;
 
 mod budget;
 mod client;
+mod collect;
 mod commit;
 mod cores;
 mod file;
@@ -45,7 +48,7 @@ pub use listing::Listing;
 pub use options::{Compression, Destination, GetOptions, PutOptions};
 pub use progress::{Progress, ProgressEvent, ProgressSink, Stage};
 pub use report::{
-    EntryKind, FailedFile, GetReport, InfoReport, ListedEntry, LogEntry, NodeView, PutEstimate, PutReport,
+    EntryKind, FailedFile, GcReport, GetReport, InfoReport, ListedEntry, LogEntry, NodeView, PutEstimate, PutReport,
     RemoveReport, RenewReport, SavedConflict,
 };
 pub use snapshot::Snapshot;

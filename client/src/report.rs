@@ -144,6 +144,29 @@ pub struct RemoveReport {
     pub removed_shards: u64,
 }
 
+/// What a garbage collection came to, or would come to.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct GcReport {
+    /// Segments in the dataset's table before.
+    pub segments: u64,
+    /// Of these, the segments that left it: deleted no sooner than a week from now.
+    pub leaving_segments: u64,
+    /// Dead bytes in them, before coding.
+    pub leaving_bytes: u64,
+    /// Of these, the segments of which something was needed and was packed anew.
+    pub repacked_segments: u64,
+    /// Bytes that were packed anew, before coding.
+    pub moved_bytes: u64,
+    /// Segments that had left at least a week before and were deleted now.
+    pub freed_segments: u64,
+    /// Their shards.
+    pub freed_shards: u64,
+    /// Segments that left before and are not deleted yet.
+    pub waiting_segments: u64,
+    /// Whether nothing was done.
+    pub dry_run: bool,
+}
+
 /// A node as the directory and the node itself describe it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct NodeView {

@@ -3,6 +3,8 @@
 //! Decides nothing: lists, opens and restores through the pipelines.
 
 use std::fmt;
+use std::io::Write;
+use std::ops::Range;
 
 use dolmen_proto::history::{HistoryRow, history_message};
 use dolmen_proto::ids::{SnapshotId, Timestamp};
@@ -13,7 +15,7 @@ use crate::file::File;
 use crate::get;
 use crate::listing::{Listing, listed};
 use crate::options::{Destination, GetOptions};
-use crate::progress::Progress;
+use crate::progress::{Progress, Stage};
 use crate::read::Dataset;
 use crate::report::{GetReport, ListedEntry, LogEntry};
 
@@ -128,12 +130,7 @@ impl Snapshot {
     pub async fn file(&self, path: &[u8]) -> Result<File, ClientError> {
         match self.dataset.entry(path).await? {
             Some(Entry { kind: EntryKind::File(file), .. }) => Ok(File::new(self.dataset.clone(), file)),
-            _ => Err(ClientError::new(
-                ErrorKind::NotFound,
-                format!("{:?} is no file", String::from_utf8_lossy(path)),
-                "it is a folder or a symbolic link",
-                "name a file of the snapshot; `dolmen ls` lists them",
-            )),
+            _ => Err(no_file(path)),
         }
     }
 
@@ -144,6 +141,24 @@ impl Snapshot {
     pub async fn list(&self, path: &[u8], recursive: bool) -> Result<Listing, ClientError> {
         let dataset = if recursive { self.dataset.whole() } else { self.dataset.clone() };
         Listing::open(dataset, path, recursive).await
+    }
+
+    /// Writes a file's bytes, or a range of them that is cut at its end, in order to `writer`; gives how many.
+    ///
+    /// # Errors
+    /// As [`Snapshot::file`]; `Local` when writing fails.
+    pub async fn cat(
+        &self,
+        path: &[u8],
+        range: Option<Range<u64>>,
+        writer: Box<dyn Write + Send>,
+    ) -> Result<u64, ClientError> {
+        let file = match self.dataset.entry(path).await? {
+            Some(Entry { kind: EntryKind::File(file), .. }) => file,
+            _ => return Err(no_file(path)),
+        };
+        self.progress.stage(Stage::Downloading);
+        get::write_file(&self.dataset, &file, range, writer, &self.progress).await
     }
 
     /// Restores the snapshot, or what `options` name of it.
@@ -158,6 +173,15 @@ impl Snapshot {
     pub(crate) fn progress(&self) -> &Progress {
         &self.progress
     }
+}
+
+fn no_file(path: &[u8]) -> ClientError {
+    ClientError::new(
+        ErrorKind::NotFound,
+        format!("{:?} is no file", String::from_utf8_lossy(path)),
+        "it is a folder or a symbolic link",
+        "name a file of the snapshot; `dolmen ls` lists them",
+    )
 }
 
 /// A path without empty components.

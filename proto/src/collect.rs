@@ -59,37 +59,41 @@ pub struct CollectPlan {
 /// What snapshots and shares need, gathered chunk by chunk.
 #[derive(Debug, Clone, Default)]
 pub struct Marks {
-    needed: BTreeMap<ChunkName, u32>,
+    /// Sealed lengths by segment and offset: a few bytes a chunk, since there may be millions.
+    needed: BTreeMap<SegmentId, BTreeMap<u32, u32>>,
+    count: usize,
 }
 
 impl Marks {
     /// Nothing is needed yet.
     #[must_use]
     pub const fn new() -> Self {
-        Self { needed: BTreeMap::new() }
+        Self { needed: BTreeMap::new(), count: 0 }
     }
 
     /// Notes that a chunk is needed; false when that was known, so that whoever walks shared trees need not go on.
     pub fn need(&mut self, name: ChunkName, sealed_bytes: u32) -> bool {
-        self.needed.insert(name, sealed_bytes).is_none()
+        let new = self.needed.entry(name.0).or_default().insert(name.1, sealed_bytes).is_none();
+        self.count += usize::from(new);
+        new
     }
 
     /// Whether a chunk is needed.
     #[must_use]
     pub fn is_needed(&self, name: ChunkName) -> bool {
-        self.needed.contains_key(&name)
+        self.needed.get(&name.0).is_some_and(|chunks| chunks.contains_key(&name.1))
     }
 
     /// How many chunks are needed.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.needed.len()
+        self.count
     }
 
     /// Whether nothing is needed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.needed.is_empty()
+        self.count == 0
     }
 
     /// Decides what becomes of each of the table's `segments`, given where moved chunks lie (`forwards`, by name).
@@ -102,12 +106,14 @@ impl Marks {
         forwards: &BTreeMap<ChunkName, ChunkName>,
     ) -> CollectPlan {
         let mut held: BTreeMap<SegmentId, Vec<LiveChunk>> = BTreeMap::new();
-        for (name, sealed_bytes) in &self.needed {
-            // A segment that is in the table is where it says; only what left it is forwarded.
-            let (segment, offset) =
-                if segments.contains_key(&name.0) { *name } else { forwards.get(name).copied().unwrap_or(*name) };
-            let chunk = LiveChunk { name: *name, offset, sealed_bytes: *sealed_bytes };
-            held.entry(segment).or_default().push(chunk);
+        for (named, chunks) in &self.needed {
+            // What a segment in the table is said to hold lies in it; only what left the table is forwarded.
+            let present = segments.contains_key(named);
+            for (offset, sealed_bytes) in chunks {
+                let name = (*named, *offset);
+                let (segment, offset) = if present { name } else { forwards.get(&name).copied().unwrap_or(name) };
+                held.entry(segment).or_default().push(LiveChunk { name, offset, sealed_bytes: *sealed_bytes });
+            }
         }
         let mut plan = CollectPlan::default();
         let mut small: BTreeMap<bool, Vec<SegmentId>> = BTreeMap::new();

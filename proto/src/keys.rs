@@ -79,6 +79,8 @@ pub mod context {
     pub const HEAD_BODY: &str = "dolmen 2026 head body v1";
     /// Chunk key to the key that seals the chunk's frames.
     pub const CHUNK_SEAL: &str = "dolmen 2026 chunk seal v1";
+    /// Sealed bytes of a chunk that moved to what stands for its id in the new segment's nonce.
+    pub const MOVED_CHUNK: &str = "dolmen 2026 moved chunk v1";
     /// Chunk key to the chunk's id.
     pub const CHUNK_ID: &str = "dolmen 2026 chunk id v1";
     /// Begins the input of the keyed hash that makes segment nonces: a label, not a `derive_key` context.

@@ -98,3 +98,33 @@ fn decode(bytes: &[u8]) -> Option<Guarded> {
         head: Head::parse(head).ok()?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use dolmen_proto::head::HeadOrder;
+    use dolmen_proto::keys::{DatasetKeys, VaultSecret};
+
+    use super::*;
+
+    #[test]
+    fn a_head_is_kept_until_it_is_cleared_or_too_old_to_save() {
+        let folder = tempfile::tempdir().unwrap();
+        let guard = Guard::new(&State::open(folder.path()).unwrap(), "name");
+        let keys = DatasetKeys::derive(&VaultSecret::new([1; 32]), 0);
+        let written = Timestamp::from_unix_ms(1_790_000_000_000);
+        let head = crate::heads::tests::read_head(&keys, HeadOrder::after(None));
+        let guarded = Guarded { epoch: 3, written, snapshot: SnapshotId::new([4; 32]), head };
+        assert_eq!(guard.kept(written).unwrap(), None);
+        guard.keep(&guarded).unwrap();
+        assert_eq!(guard.kept(written.after(Duration::from_secs(60))).unwrap(), Some(guarded));
+        assert_eq!(guard.kept(written.after(LEASE_INITIAL)).unwrap(), None, "what it names may be gone");
+        let bytes = fs::read(&guard.path).unwrap();
+        for length in [0, 1, FRONT_BYTES, bytes.len() - 1] {
+            assert_eq!(decode(&bytes[..length]), None);
+        }
+        fs::write(&guard.path, b"rubbish").unwrap();
+        assert_eq!(guard.kept(written).unwrap(), None, "damaged, it counts as none");
+        guard.clear().unwrap();
+        guard.clear().unwrap();
+    }
+}

@@ -42,7 +42,7 @@ use self::reconcile::{Ancestor, reconcile};
 pub(crate) use self::rekey::rekey;
 pub(crate) use self::remove::{Remove, components};
 pub(crate) use self::state::{Owner, State};
-pub(crate) use self::views::{Refresh, new_share, share_link};
+pub(crate) use self::views::{Refresh, new_share, put_again as put_views_again, share_link};
 use crate::client::Client;
 use crate::config::PolicyChoice;
 use crate::error::{ClientError, ErrorKind};
@@ -215,6 +215,14 @@ pub(crate) async fn commit(
     let mut lost: Option<Lost> = None;
     for attempt in 0..TRIES {
         pause(attempt).await?;
+        if is_retired(&base.note) {
+            return Err(ClientError::new(
+                ErrorKind::NotFound,
+                format!("there is no dataset {:?} any more", base.note.name),
+                "it was removed from the vault",
+                "list the datasets with `dolmen ls`, or make it anew",
+            ));
+        }
         let (mut store, created) = commit.store(&base).await?;
         let change = match &lost {
             None => operation.apply(&base, &mut store, created).await?,
@@ -258,10 +266,11 @@ pub(crate) async fn commit(
     ))
 }
 
-/// The newest state of a dataset, after the changes of writers who lost without knowing are brought into it.
+/// The newest state of a dataset for reading, after the changes of writers who lost without knowing are brought into it
+/// where that can be done now.
 ///
 /// # Errors
-/// As [`commit`].
+/// As reading does.
 pub(crate) async fn settled(owner: &Owner, options: &CommitOptions) -> Result<State, ClientError> {
     let newest = owner.newest().await?;
     let alone = newest.forks.is_empty();
@@ -269,8 +278,18 @@ pub(crate) async fn settled(owner: &Owner, options: &CommitOptions) -> Result<St
     if alone && lost_head(owner, &state)?.is_none() {
         return Ok(state);
     }
-    let candidates = Candidates::find(&owner.client.put_context()).await?;
-    Commit { owner, options, candidates, done: Done::default() }.settled(Vec::new(), None).await
+    let merging = async {
+        let candidates = Candidates::find(&owner.client.put_context()).await?;
+        Commit { owner, options, candidates, done: Done::default() }.settled(newest.forks, None).await
+    };
+    match merging.await {
+        Err(error) if matches!(error.kind(), ErrorKind::NotNow | ErrorKind::Refused | ErrorKind::Conflict) => {
+            let why = error.why();
+            owner.client.progress().warn(format!("changes of another writer are not shown yet: {why}"));
+            Ok(state)
+        }
+        settled => settled,
+    }
 }
 
 impl Commit<'_> {

@@ -110,8 +110,7 @@ pub(super) async fn write(
     let mut ledger = change.ledger.unwrap_or_else(|| base.ledger.clone());
     let reader =
         base.reader.at(snapshot.clone(), snapshot_id).with_segments(store.stored.iter().map(|(_, stored)| stored));
-    let views =
-        views::write(&base.keys, base, &reader, &rows, &mut ledger, &change.refresh, created, &mut store).await?;
+    let views = views::write(owner, base, &reader, &rows, &mut ledger, &change.refresh, created, &mut store).await?;
 
     let note = NoteParts {
         name: change.name.unwrap_or_else(|| base.note.name.clone()),
@@ -366,4 +365,32 @@ pub(crate) async fn create(
     store.finish()?;
     owner.guard.clear()?;
     Ok(made)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dolmen_proto::keys::VaultSecret;
+
+    /// A table head of some dataset, of this sequence.
+    fn head(sequence: u64) -> Head {
+        let keys = DatasetKeys::derive(&VaultSecret::new([1; 32]), 0);
+        let previous = if sequence == 1 { NO_HEAD } else { HeadHash::new([9; 32]) };
+        heads::tests::table_head(&keys, HeadOrder { sequence, previous })
+    }
+
+    #[test]
+    fn what_follows_a_read_head_has_its_place_and_never_an_earlier_one() {
+        let order = |current: Option<&Head>, sequence| {
+            order_after(current, sequence).map(|order| (order.sequence, order.previous))
+        };
+        assert_eq!(order(None, 7), Some((7, NO_HEAD)));
+        let third = head(3);
+        assert_eq!(order(Some(&third), 4), Some((4, third.hash())));
+        assert_eq!(order(Some(&third), 9), Some((9, third.hash())), "those of other writers may be missing between");
+        assert_eq!(order(Some(&third), 3), Some((3, third.previous())), "a rival of the same state");
+        assert_eq!(order(Some(&third), 2), None, "a later state's stays");
+        let far = 5 + HEAD_SEQUENCE_LEAP_MAX;
+        assert_eq!(order(Some(&third), far), Some((3 + HEAD_SEQUENCE_LEAP_MAX, third.hash())));
+    }
 }

@@ -67,12 +67,16 @@ impl Ancestor {
             both.collect()
         };
         let tree = match mine.reader.snapshot().await?.parent {
+            None => None,
             Some(parent) => {
                 let reader = mine.reader.at(parent.root, parent.id);
-                let snapshot = reader.snapshot().await?;
-                Some((reader, snapshot))
+                match reader.snapshot().await {
+                    Ok(snapshot) => Some((reader, snapshot)),
+                    // Forgotten and freed: then nothing counts as removed, and nothing is lost.
+                    Err(error) if error.kind() == ErrorKind::Damaged => None,
+                    Err(error) => return Err(error),
+                }
             }
-            None => None,
         };
         Ok(Self { tree, rows: common, name: None, reader: None })
     }

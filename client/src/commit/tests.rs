@@ -14,6 +14,7 @@ use crate::{
     PutReport,
 };
 
+mod collect;
 mod property;
 mod shares;
 mod writers;
@@ -221,6 +222,7 @@ async fn names_are_used_once_and_places_never_again() {
     assert_eq!(machine.vault.dataset(&name("one")).await.unwrap_err().kind(), ErrorKind::NotFound);
     within(one.remove()).await.unwrap();
     assert!(machine.vault.datasets().await.unwrap().is_empty());
+    assert_eq!(machine.put(&one, &[("b", b"2")]).await.unwrap_err().kind(), ErrorKind::NotFound);
     let again = machine.create("uno").await;
     assert_eq!(again.index(), 1, "what is removed keeps its place");
     assert!(again.log().await.unwrap().is_empty());

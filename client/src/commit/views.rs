@@ -22,7 +22,7 @@ use super::{Owner, State};
 use crate::error::{ClientError, ErrorKind};
 use crate::heads::{self, Published, Wanted, WholeNetwork};
 use crate::put::{About, Store, built, write_snapshot, write_view_table};
-use crate::read::Dataset;
+use crate::read::{Dataset, SINGLE_EXTENSION};
 
 /// A share's number is so much above the last one at most: two writers who share at once take different ones.
 const NUMBER_LEAP_MAX: u32 = 1 << 16;
@@ -84,9 +84,38 @@ pub(crate) fn share_link(keys: &DatasetKeys, number: u32, bootstrap: &[String]) 
     })
 }
 
+/// The head of a view as nodes have it; `None` when there is none.
+///
+/// # Errors
+/// As [`heads::find`].
+pub(crate) async fn published(owner: &Owner, number: u32) -> Result<Option<(Head, ViewBody)>, ClientError> {
+    let keys = owner.keys(0).view(number);
+    match heads::find(owner.client.nodes_known(), &Wanted::of_view(&keys.secret), None).await {
+        Ok(found) => Ok(Some((found.head, found.body))),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Puts the heads of all shares that have not ended again, unchanged, so that nodes keep them until then.
+///
+/// # Errors
+/// As [`heads::find`] and [`heads::write`].
+pub(crate) async fn put_again(owner: &Owner, ledger: &Ledger, until: Timestamp) -> Result<(), ClientError> {
+    for share in ledger.shares.iter().filter(|share| share.ended.is_none()) {
+        if let Some((head, _)) = published(owner, share.number).await? {
+            let locator = ViewKeys::derive(&owner.keys(0).view(share.number).secret).locator;
+            heads::write(owner.client.nodes_known(), &locator, &head, until, None).await?;
+        }
+    }
+    Ok(())
+}
+
 /// What a view shows.
 enum Shown {
     Folder(FolderEntry),
+    /// The folder of a view that was made for one file.
+    Single(FolderEntry),
     File(Box<Entry>),
     /// It ended, or what it showed is not there any more.
     Nothing,
@@ -96,7 +125,11 @@ impl Shown {
     /// What lies at a path of a snapshot.
     async fn at(reader: &Dataset, path: &[u8]) -> Result<Self, ClientError> {
         match reader.entry(path).await {
-            Ok(None) => Ok(Self::Folder(reader.snapshot().await?.root)),
+            Ok(None) => {
+                let snapshot = reader.snapshot().await?;
+                let single = snapshot.extensions.get(SINGLE_EXTENSION).is_some();
+                Ok(if single { Self::Single(snapshot.root) } else { Self::Folder(snapshot.root) })
+            }
             Ok(Some(Entry { kind: EntryKind::Folder(folder), .. })) => Ok(Self::Folder(folder)),
             Ok(Some(entry)) => Ok(Self::File(Box::new(entry))),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(Self::Nothing),
@@ -104,9 +137,15 @@ impl Shown {
         }
     }
 
+    fn is_single(&self) -> bool {
+        matches!(self, Self::Single(_) | Self::File(_))
+    }
+
     fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Folder(one), Self::Folder(other)) => one.totals == other.totals && one.tree.key == other.tree.key,
+            (Self::Folder(one), Self::Folder(other)) | (Self::Single(one), Self::Single(other)) => {
+                one.totals == other.totals && one.tree.key == other.tree.key
+            }
             (Self::File(one), Self::File(other)) => super::merge::same(one, other),
             (Self::Nothing, Self::Nothing) => true,
             _ => false,
@@ -118,7 +157,7 @@ impl Shown {
 /// is of. Their sequences in the ledger go up.
 #[expect(clippy::too_many_arguments, reason = "all that a commit has at hand")]
 pub(super) async fn write(
-    keys: &DatasetKeys,
+    owner: &Owner,
     base: &State,
     reader: &Dataset,
     rows: &[HistoryRow],
@@ -142,8 +181,15 @@ pub(super) async fn write(
         let (shown, needs) = match (ends, at) {
             (true, _) => (Shown::Nothing, Needs::NONE),
             (false, Some(at)) => (Shown::at(&at, &share.path).await?, at.snapshot().await?.needs),
-            // The snapshot is forgotten; what was published of it stays.
-            (false, None) => continue,
+            // The snapshot is forgotten; what was published of it stays, wherever its chunks are moved.
+            (false, None) if *refresh == Refresh::Changed => continue,
+            (false, None) => match published(owner, share.number).await? {
+                Some((_, body)) => {
+                    let at = reader.at(body.snapshot, body.snapshot_id);
+                    (Shown::at(&at, b"").await?, at.snapshot().await?.needs)
+                }
+                None => continue,
+            },
         };
         let changed = match (new || ends, share.snapshot) {
             (true, _) => true,
@@ -155,13 +201,13 @@ pub(super) async fn write(
         }
         share.sequence = share.sequence.saturating_add(1);
         let touched = touched(reader, &shown).await?;
-        let single = matches!(shown, Shown::File(_));
+        let single = shown.is_single();
         let folder = match shown {
-            Shown::Folder(folder) => folder,
+            Shown::Folder(folder) | Shown::Single(folder) => folder,
             Shown::File(entry) => store.write(|sink| build_folder([*entry], sink).map_err(built)).await?,
             Shown::Nothing => store.write(|sink| build_folder([], sink).map_err(built)).await?,
         };
-        let salt = keys.view_salt(share.number, created);
+        let salt = base.keys.view_salt(share.number, created);
         let about = About { created, message: String::new(), salt, parent: None, single, needs };
         let (root, id) = write_snapshot(store, folder, about).await?;
         roots.push((share.number, root, id, touched));
@@ -176,8 +222,8 @@ pub(super) async fn write(
         let snapshot = store.settled(root);
         touched.segments.extend(own.iter().filter(|id| **id == snapshot.segment));
         let table = write_view_table(store, &reader, &touched.segments, &touched.nominal).await?;
-        let table_mask = MaskKey::derive(&keys.mask, &table.segment.nonce());
-        let keys = keys.view(number);
+        let table_mask = MaskKey::derive(&base.keys.mask, &table.segment.nonce());
+        let keys = base.keys.view(number);
         let body = ViewBody {
             opening: keys.opening.clone(),
             table_mask,
@@ -218,7 +264,7 @@ async fn touched(reader: &Dataset, shown: &Shown) -> Result<Touched, ClientError
     // Folders that are still to be read; one level at a time is never more than what lies beside one way down.
     let mut folders: Vec<FolderEntry> = Vec::new();
     match shown {
-        Shown::Folder(folder) => folders.push(folder.clone()),
+        Shown::Folder(folder) | Shown::Single(folder) => folders.push(folder.clone()),
         Shown::File(entry) => of_entry(reader, entry, &mut folders, &mut touched).await?,
         Shown::Nothing => {}
     }

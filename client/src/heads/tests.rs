@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dolmen_proto::codec::Extensions;
-use dolmen_proto::head::{Head, HeadOrder, Holder, PlacedSegment, ReadBody, TableLocation};
+use dolmen_proto::head::{Head, HeadOrder, Holder, PlacedSegment, ReadBody, TableBody, TableLocation};
 use dolmen_proto::heads::{HeadVersion, HeadWriteOutcome};
 use dolmen_proto::ids::{SegmentId, ShardRoot, SnapshotId, Timestamp};
 use dolmen_proto::keys::{DatasetKeys, ReadKeys, VaultSecret};
@@ -94,6 +94,17 @@ impl World {
         let has = |point: &Point| self.network.heads_at(*point).values().flatten().any(|bytes| bytes == head.bytes());
         self.points().iter().filter(|point| has(point)).count()
     }
+}
+
+/// A table head of this place in the order.
+pub(crate) fn table_head(keys: &DatasetKeys, order: HeadOrder) -> Head {
+    let body = TableBody { location: body(keys, 0).table, extensions: Extensions::default() };
+    Head::create_table(&keys.table, &keys.table_head, order, &body).unwrap()
+}
+
+/// A read head of this place in the order.
+pub(crate) fn read_head(keys: &DatasetKeys, order: HeadOrder) -> Head {
+    Head::create_read(&keys.read, &keys.read_head, order, &body(keys, 0)).unwrap()
 }
 
 fn body(keys: &DatasetKeys, mark: u8) -> ReadBody {

@@ -82,7 +82,7 @@ pub(crate) async fn write(
 /// Writes a head that nobody else writes.
 ///
 /// # Errors
-/// As [`write`]; `Conflict` when a newer one lies there.
+/// As [`write()`]; `Conflict` when a newer one lies there.
 pub(crate) async fn publish(
     nodes: &Nodes,
     locator: &LocatorSecret,

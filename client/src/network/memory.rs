@@ -80,6 +80,8 @@ pub(crate) struct Memory {
     pub(crate) got_bytes: AtomicU64,
     gets: Mutex<Vec<Got>>,
     pub(crate) changed: tokio::sync::watch::Sender<u64>,
+    /// How far its clock, and that of its clients, is ahead of this machine's.
+    ahead: Mutex<Duration>,
 }
 
 impl Memory {
@@ -101,6 +103,7 @@ impl Memory {
             got_bytes: AtomicU64::new(0),
             gets: Mutex::default(),
             changed: tokio::sync::watch::Sender::new(0),
+            ahead: Mutex::default(),
         })
     }
 
@@ -188,6 +191,11 @@ impl Memory {
         for (id, node) in self.nodes().iter_mut() {
             node.heads = heads.get(id).cloned().unwrap_or_default();
         }
+    }
+
+    /// Lets time go by.
+    pub(crate) fn pass(&self, time: Duration) {
+        *self.ahead.lock().unwrap() += time;
     }
 
     /// Shards held in all.
@@ -430,6 +438,6 @@ impl Network for Handle {
 impl Memory {
     fn now(&self) -> Timestamp {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        Timestamp::default().after(now)
+        Timestamp::default().after(now).after(*self.ahead.lock().unwrap())
     }
 }

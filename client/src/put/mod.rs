@@ -8,7 +8,7 @@
 //! ```
 //! Each stage has a thread or the cores; none holds more than the memory budget lets it, however many files there are.
 //!
-//! [`prepare`] stores contents and folders, [`write_snapshot`] the root of a snapshot, [`write_table`] the table that
+//! [`prepare()`] stores contents and folders, [`write_snapshot`] the root of a snapshot, [`write_table`] the table that
 //! extends the base's. None of them writes a head: whoever publishes one decides that the operation has happened. What is
 //! interrupted before resumes from the journal; what is interrupted after has lost nothing but the long lease.
 
@@ -37,9 +37,11 @@ mod walk;
 
 pub(crate) use anonymous::put;
 pub(crate) use content::Tally;
+pub(crate) use documents::DOCUMENT_SEGMENT_BYTES;
 pub(crate) use documents::{Sink, built};
 pub(crate) use parent::{Cursor, Known, Parent};
 pub(crate) use prepare::{About, Input, Prepared, estimate, prepare, write_snapshot};
+pub(crate) use segment::Workshop;
 pub(crate) use send::Stored;
 pub(crate) use source::{Roots, Source, Stream};
 pub(crate) use store::{Candidates, Store, Terms};

@@ -72,7 +72,7 @@ impl Prepared {
 /// What a put would come to.
 ///
 /// # Errors
-/// As [`prepare`], without the failures of sending.
+/// As [`prepare()`], without the failures of sending.
 pub(crate) async fn estimate(
     context: &PutContext<'_>,
     keys: Arc<DatasetKeys>,

@@ -25,16 +25,19 @@ use crate::read::Dataset;
 /// Segments that blobs of one table may lie in before all of them are written anew: the root names every one of them.
 const FURTHER_MAX: usize = 32;
 
+/// When a segment is said to have left whose shards are being deleted.
+const BEING_DELETED: Timestamp = Timestamp::from_unix_ms(0);
+
 /// What becomes of a forwarding row of the base; `None`: it goes.
 pub(crate) type MapForward = Box<dyn FnMut(ForwardRow) -> Option<ForwardRow> + Send>;
 
 /// What becomes of the base's table, beside the rows of what was stored.
 #[derive(Default)]
 pub(crate) struct TableChange {
-    /// When it is written: segments that leave with it left then.
-    pub(crate) now: Timestamp,
     /// Segments that are not live any more: they leave.
     pub(crate) removed: BTreeSet<SegmentId>,
+    /// Segments that had left and are being deleted from now on: whoever needs one must not use it again.
+    pub(crate) deleting: BTreeSet<SegmentId>,
     /// Segments that had left and are deleted: nothing says any more that they were.
     pub(crate) freed: BTreeSet<SegmentId>,
     /// What becomes of the base's forwarding rows, and the new ones; `None`: all stay as they are.
@@ -84,6 +87,7 @@ pub(crate) async fn write_table(
         before,
         list,
         change,
+        now: store.nodes.now(),
     };
     let root = store.write(move |sink| writing.write(sink)).await?;
     let last = store.close_documents().await?;
@@ -117,6 +121,8 @@ struct Writing {
     before: Vec<SegmentRow>,
     list: NodeList,
     change: TableChange,
+    /// Segments that leave left then.
+    now: Timestamp,
 }
 
 impl Writing {
@@ -218,11 +224,31 @@ impl Writing {
 
     fn leaving(&mut self, leaving: Vec<SegmentRow>, sink: &mut Sink) -> Result<Option<CountedTree>, ClientError> {
         let old = self.base.as_ref().and_then(|base| base.table().leaving.clone());
-        let now = self.change.now;
+        let now = self.now;
         let added = leaving.into_iter().map(|row| LeavingRow { left: now, row }).collect();
-        // What was stored again has not left.
-        let stays = |row: &LeavingRow| !self.change.freed.contains(&row.row.id()) && !self.live.contains(&row.row.id());
-        self.merged(old, added, |row| Some(row).filter(stays), LeavingRow::label, sink)
+        let mut used = false;
+        let map = |mut row: LeavingRow| {
+            let id = row.row.id();
+            if self.live.contains(&id) {
+                // What was stored again has not left, unless its shards are being deleted under it.
+                used |= row.left == BEING_DELETED;
+                return None;
+            }
+            if self.change.deleting.contains(&id) {
+                row.left = BEING_DELETED;
+            }
+            (!self.change.freed.contains(&id)).then_some(row)
+        };
+        let leaving = self.merged(old, added, map, LeavingRow::label, sink)?;
+        if used {
+            return Err(ClientError::new(
+                ErrorKind::Conflict,
+                "a segment that is needed again is being deleted",
+                "a garbage collection is under way, or was cut off",
+                "run `dolmen gc` on the dataset, then the command again",
+            ));
+        }
+        Ok(leaving)
     }
 
     /// A tree of the base's items, as far as `map` lets them be, and new ones, which are ascending and take the place of

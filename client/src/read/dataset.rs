@@ -315,6 +315,19 @@ impl Dataset {
         }
     }
 
+    /// Where a segment's shards are, by the table that the dataset was opened with.
+    ///
+    /// # Errors
+    /// `Damaged` when that does not have the segment, `NotNow` when it cannot be read.
+    pub(crate) async fn place(&self, id: SegmentId) -> Result<Arc<Place>, ClientError> {
+        self.base.find(&self.documents, id).await?.ok_or_else(|| missing(id))
+    }
+
+    /// The root blob of the snapshot.
+    pub(crate) fn root(&self) -> &BlobPointer {
+        &self.snapshot
+    }
+
     /// The table as it is known now.
     pub(crate) fn known_table(&self) -> Arc<Table> {
         self.table.get()

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use dolmen_proto::codec::Needs;
@@ -22,9 +23,10 @@ use tokio::io::AsyncRead;
 use zeroize::Zeroizing;
 
 use super::{DatasetName, Vault};
+use crate::collect::{self, Collect};
 use crate::commit::{
     Change, CommitOptions, Committed, ForgetPolicy, NewSnapshot, Operation, Owner, Refresh, Remove, Selector, State,
-    Tree, add_tag, commit, components, new_share, rekey, remove_tag, settled, share_link,
+    Tree, add_tag, commit, components, new_share, put_views_again, rekey, remove_tag, settled, share_link,
 };
 use crate::error::{ClientError, ErrorKind};
 use crate::info;
@@ -34,7 +36,7 @@ use crate::options::PutOptions;
 use crate::progress::Stage;
 use crate::put::{Input, Known, Parent, Prepared, Roots, Source, Store, Stream, Tally, built, estimate, prepare};
 use crate::read;
-use crate::report::{LogEntry, PutEstimate, PutReport, RenewReport, SavedConflict};
+use crate::report::{GcReport, LogEntry, PutEstimate, PutReport, RenewReport, SavedConflict};
 use crate::snapshot::Snapshot;
 
 /// A dataset of a vault. Cheap to clone.
@@ -308,6 +310,39 @@ impl Dataset {
         Ok(rows.iter().filter(|row| !kept.contains(row)).map(LogEntry::from).collect())
     }
 
+    /// Frees what no kept snapshot and no share needs: leaves segments out of the table, packs anew what is left of those that
+    /// are mostly dead, and deletes the shards of what left at least a week before. May be cut off anywhere and run again, and
+    /// may meet puts of other machines.
+    ///
+    /// # Errors
+    /// `NotNow` or `Damaged` when a document that is needed cannot be read: then nothing is freed; as [`Dataset::put`].
+    pub async fn gc(&self, dry_run: bool) -> Result<GcReport, ClientError> {
+        let shares = self.shares().await?.iter().any(|share| share.ended.is_none());
+        if !dry_run && shares {
+            let mut look = Collect::new(self.owner.clone(), true);
+            self.change(&mut look).await?;
+            if !look.deleting.is_empty() {
+                // What is deleted below left a table that the views may not know yet.
+                self.refresh_shares().await?;
+            }
+        }
+        let mut collect = Collect::new(self.owner.clone(), dry_run);
+        let done = self.change(&mut collect).await?;
+        let report = collect.report;
+        if dry_run {
+            return Ok(report);
+        }
+        if report.leaving_segments > 0 && shares {
+            self.refresh_shares().await?;
+        }
+        if !collect.deleting.is_empty() {
+            let account = Arc::new(Account::new(done.keys));
+            let freed = collect::delete(self.vault.client.nodes_known(), &account, &collect.deleting).await;
+            self.change(&mut collect::Forget(freed)).await?;
+        }
+        Ok(report)
+    }
+
     /// Gives the dataset another name.
     ///
     /// # Errors
@@ -434,6 +469,7 @@ impl Dataset {
         let account = Account::new(self.owner.keys(0));
         let renewed = lease::renew(client.nodes_known(), &account, &shards, until).await;
         self.owner.put_heads_again(&state, until).await?;
+        put_views_again(&self.owner, &state.ledger, until).await?;
         Ok(RenewReport { shards: total as u64, renewed_shards: renewed as u64, lease_until: until })
     }
 }

@@ -127,6 +127,13 @@ async fn a_live_share_follows_and_a_frozen_one_stays_until_either_ends() {
     assert_eq!(read_by(&world, &frozen.link).await.unwrap(), expected(&[("a", b"a")]));
     assert_eq!(read_by(&world, &whole.link).await.unwrap().len(), 6);
 
+    // Its snapshot may be forgotten, and what it shows packed anew: it stays.
+    within(dataset.forget(&ForgetPolicy { last: 1, ..ForgetPolicy::default() })).await.unwrap();
+    within(dataset.refresh_shares()).await.unwrap();
+    let (_folder, client) = world.stranger();
+    let single = within(client.snapshot(&frozen.link)).await.unwrap();
+    assert_eq!(files_of(&single).await, expected(&[("a", b"a")]));
+
     let numbers = |shares: &[crate::vault::ShareInfo]| shares.iter().map(|share| share.number).collect::<Vec<_>>();
     let shares = dataset.shares().await.unwrap();
     assert_eq!(numbers(&shares), numbers(&[live.clone(), frozen.clone(), whole.clone()]));
