@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use dolmen_client::vault::Vault;
 use dolmen_client::{Client, ClientConfig, ClientError, Progress};
 use dolmen_storage_node::config::NodeConfig;
 
@@ -93,6 +94,9 @@ impl Context {
         if !self.global.bootstrap.is_empty() {
             config.bootstrap = self.global.bootstrap.clone();
         }
+        if let Some(vault) = &self.global.vault {
+            config.vault = Some(vault.clone());
+        }
         Ok(config)
     }
 
@@ -110,6 +114,22 @@ impl Context {
     /// As [`Context::connect`].
     pub async fn connect_to(&self, config: &Path) -> Result<Client, Failure> {
         Ok(Client::connect(load_client_config(config)?, self.progress()).await?)
+    }
+
+    /// The configured vault, opened, and the client that it lives on.
+    ///
+    /// # Errors
+    /// As [`Context::connect`]; when there is no vault or it does not open.
+    pub async fn open_vault(&self) -> Result<(Client, Vault), Failure> {
+        let client = self.connect().await?;
+        let vault = Vault::open(&client, || crate::vault::passphrase(self, "Passphrase of the vault", false)).await?;
+        Ok((client, vault))
+    }
+
+    /// The file that the passphrase is to be read from.
+    #[must_use]
+    pub fn passphrase_file(&self) -> Option<&Path> {
+        self.global.passphrase_file.as_deref()
     }
 
     fn progress(&self) -> Progress {

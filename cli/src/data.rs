@@ -1,18 +1,21 @@
 //! Commands of dataset owners and readers: `put`, `get`, `ls`, `cat`, `info`, `renew`, `rm`, `nodes`.
 
+use dolmen_client::vault::DatasetName;
 use dolmen_client::{
-    Destination, EntryKind, FailedFile, GetOptions, GetReport, InfoReport, ListedEntry, PolicyChoice, PutOptions,
-    PutReport,
+    Compression, Destination, EntryKind, FailedFile, GetOptions, GetReport, InfoReport, ListedEntry, PolicyChoice,
+    PutOptions, PutReport,
 };
 use dolmen_proto::ids::Timestamp;
 use dolmen_proto::limits::LEASE_WARNING;
 use serde_json::json;
 
-use crate::arguments::{Cat, Command, Get, Ls, Nodes, OneLink, Put, Renew};
+use crate::arguments::{Cat, Command, Compress, Get, Ls, Nodes, OneSource, Put, Renew, Rm};
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
-use crate::source::Source;
+use crate::opened::{Opened, open_dataset};
+use crate::source::{Named, Source};
 use crate::terminal::{Terminal, local_time, rate, size};
+use crate::{datasets, inspect, vault};
 
 /// Runs one of these commands.
 ///
@@ -21,6 +24,22 @@ use crate::terminal::{Terminal, local_time, rate, size};
 pub async fn run(context: &Context, command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Put(arguments) => put(context, &arguments).await,
+        Command::Init(arguments) => vault::init(context, &arguments).await,
+        Command::Passphrase(arguments) => vault::change_passphrase(context, &arguments).await,
+        Command::Du(arguments) => inspect::usage(context, &arguments).await,
+        Command::Find(arguments) => inspect::find(context, &arguments).await,
+        Command::Diff(arguments) => inspect::diff(context, &arguments).await,
+        Command::Verify(arguments) => inspect::verify(context, &arguments).await,
+        Command::Root(arguments) => inspect::root(context, &arguments).await,
+        Command::Check(arguments) => inspect::check(context, &arguments).await,
+        Command::Log(arguments) => datasets::log(context, &arguments).await,
+        Command::Tag(arguments) => datasets::tag(context, &arguments).await,
+        Command::Forget(arguments) => datasets::forget(context, &arguments).await,
+        Command::Share(arguments) => datasets::share(context, &arguments).await,
+        Command::Shares(arguments) => datasets::shares(context, &arguments).await,
+        Command::Unshare(arguments) => datasets::unshare(context, &arguments).await,
+        Command::Gc(arguments) => datasets::gc(context, &arguments).await,
+        Command::Rekey(arguments) => datasets::rekey(context, &arguments).await,
         Command::Get(arguments) => get(context, &arguments).await,
         Command::Ls(arguments) => list(context, &arguments).await,
         Command::Cat(arguments) => cat(context, &arguments).await,
@@ -36,34 +55,111 @@ pub async fn run(context: &Context, command: Command) -> Result<Exit, Failure> {
     }
 }
 
-fn list_failed(terminal: Terminal, failed: &[FailedFile]) -> Exit {
+pub(crate) fn list_failed(terminal: Terminal, failed: &[FailedFile]) -> Exit {
     for file in failed {
         terminal.warning(&format!("{}: {}", file.path, file.reason));
     }
     if failed.is_empty() { Exit::Ok } else { Exit::SomeFailed }
 }
 
+/// Where a put goes: a dataset and a path in it, or nowhere but to a link.
+fn destination(arguments: &Put) -> Result<Option<(DatasetName, Vec<u8>)>, Failure> {
+    let typed = match (&arguments.to, arguments.paths.as_slice()) {
+        (Some(to), _) => to.clone(),
+        (None, [_, second]) if !arguments.anonymous => {
+            if std::fs::symlink_metadata(second).is_ok() {
+                let what = format!("{} is a path here, and might be meant as a dataset", second.display());
+                return Err(Failure::usage(what, "say --to DATASET, or --anonymous to store both without a vault"));
+            }
+            let text = second.to_str().map(str::to_owned);
+            text.ok_or_else(|| Failure::usage("the name of a dataset is text", "give another name"))?
+        }
+        (None, _) => return Ok(None),
+    };
+    match Source::read(&typed)? {
+        Source { named: Named::Dataset { name, snapshot: None }, path } => Ok(Some((name.parse()?, path.into_bytes()))),
+        _ => Err(Failure::usage("that is no place in a dataset", "give DATASET[:PATH]")),
+    }
+}
+
 async fn put(context: &Context, arguments: &Put) -> Result<Exit, Failure> {
     let terminal = context.terminal();
-    for path in &arguments.paths {
+    let destination = destination(arguments)?;
+    let short_form = destination.is_some() && arguments.to.is_none();
+    let paths = if short_form { &arguments.paths[..1] } else { &arguments.paths[..] };
+    for path in paths {
         std::fs::symlink_metadata(path).map_err(|error| {
             let exit = if error.kind() == std::io::ErrorKind::NotFound { Exit::NotFound } else { Exit::Local };
             Failure::new(exit, format!("could not read {}", path.display()), error.to_string(), "check the path")
         })?;
     }
+    let policy = arguments.policy.map(|policy| PolicyChoice::Fixed { k: policy.k(), n: policy.n() });
     let options = PutOptions {
-        policy: arguments.policy.map(|policy| PolicyChoice::Fixed { k: policy.k(), n: policy.n() }),
+        policy,
         lease: Some(arguments.lease),
         require_full: arguments.require_full,
+        message: arguments.message.clone(),
+        exclude: arguments.exclude.clone(),
+        delete: arguments.delete,
+        checksum: arguments.checksum,
+        compress: match arguments.compress {
+            Compress::Auto => Compression::Auto,
+            Compress::Off => Compression::Off,
+            Compress::Zstd => Compression::Zstd,
+        },
         ..PutOptions::default()
     };
-    let client = context.connect().await?;
-    let report = client.put_anonymous(&arguments.paths, &options).await?;
+    let Some((name, to)) = destination else {
+        if arguments.delete || arguments.dry_run || arguments.checksum {
+            let advice = "name one with --to, or leave out --delete, --dry-run and --checksum";
+            return Err(Failure::usage("there is no dataset to compare with", advice));
+        }
+        let client = context.connect().await?;
+        let report = client.put_anonymous(paths, &options).await?;
+        client.shut_down().await;
+        return Ok(show_put(terminal, &report));
+    };
+    let (client, vault) = context.open_vault().await?;
+    let dataset = match vault.find(&name).await? {
+        Some(dataset) => dataset,
+        None if arguments.dry_run => {
+            return Err(Failure::new(
+                Exit::NotFound,
+                format!("there is no dataset {name}"),
+                "all would be new",
+                "leave out --dry-run to make it",
+            ));
+        }
+        None => vault.create_dataset(&name, policy).await?,
+    };
+    if arguments.dry_run {
+        let estimate = dataset.estimate(paths, &to, &options).await?;
+        client.shut_down().await;
+        let exit = list_failed(terminal, &estimate.failed);
+        terminal.result(&format!(
+            "{} files new, {} changed, {} unchanged, {} removed; {} to store",
+            estimate.new,
+            estimate.changed,
+            estimate.unchanged,
+            estimate.removed,
+            size(estimate.new_bytes)
+        ));
+        terminal.json(&estimate);
+        return Ok(exit);
+    }
+    let report = dataset.put(paths, &to, &options).await?;
     client.shut_down().await;
+    for conflict in &report.conflicts {
+        terminal.warning(&format!(
+            "another writer changed {} at the same time: this version is kept as {}",
+            printable(&conflict.path),
+            printable(&conflict.kept_as)
+        ));
+    }
     Ok(show_put(terminal, &report))
 }
 
-/// Shows what a put came to; the link is the last line of standard output.
+/// Shows what a put came to; the link, or else the snapshot's id, is the last line of standard output.
 fn show_put(terminal: Terminal, report: &PutReport) -> Exit {
     let exit = list_failed(terminal, &report.failed);
     if report.degraded {
@@ -81,28 +177,27 @@ fn show_put(terminal: Terminal, report: &PutReport) -> Exit {
         rate(report.mib_s),
         local_time(report.lease_until.as_unix_ms()),
     ));
-    terminal.result(&report.link);
+    terminal.result(if report.link.is_empty() { &report.snapshot } else { &report.link });
     terminal.json(report);
     exit
 }
 
 async fn get(context: &Context, arguments: &Get) -> Result<Exit, Failure> {
     let terminal = context.terminal();
-    let source = Source::read(&arguments.source)?;
+    let opened = Opened::open(context, &arguments.source).await?;
     let options = GetOptions {
-        path: source.path.into_bytes(),
+        path: opened.path,
         check_existing: arguments.checksum,
         overwrite: arguments.overwrite,
-        include: Vec::new(),
+        include: arguments.include.clone(),
     };
     let destination = if arguments.destination.as_os_str() == "-" {
         Destination::Writer(Box::new(std::io::stdout()))
     } else {
         Destination::Path(arguments.destination.clone())
     };
-    let client = context.connect().await?;
-    let report = client.get(&source.link, destination, &options).await?;
-    client.shut_down().await;
+    let report = opened.snapshot.get(destination, &options).await?;
+    opened.client.shut_down().await;
     Ok(show_get(terminal, &report))
 }
 
@@ -121,9 +216,14 @@ fn show_get(terminal: Terminal, report: &GetReport) -> Exit {
 
 async fn list(context: &Context, arguments: &Ls) -> Result<Exit, Failure> {
     let terminal = context.terminal();
-    let source = Source::read(&arguments.source)?;
-    let client = context.connect().await?;
-    let mut listing = client.list(&source.link, source.path.as_bytes(), arguments.recursive).await?;
+    let Some(source) = &arguments.source else {
+        let (client, vault) = context.open_vault().await?;
+        let exit = datasets::list_all(context, &vault).await;
+        client.shut_down().await;
+        return exit;
+    };
+    let opened = Opened::open(context, source).await?;
+    let mut listing = opened.snapshot.list(&opened.path, arguments.recursive).await?;
     let (mut entries, mut bytes) = (0_u64, 0_u64);
     while let Some(entry) = listing.next().await? {
         entries += 1;
@@ -132,11 +232,11 @@ async fn list(context: &Context, arguments: &Ls) -> Result<Exit, Failure> {
         terminal.result(&listed(&entry, arguments.long));
     }
     terminal.json(&json!({ "summary": { "entries": entries, "bytes": bytes } }));
-    client.shut_down().await;
+    opened.client.shut_down().await;
     Ok(Exit::Ok)
 }
 
-fn listed(entry: &ListedEntry, long: bool) -> String {
+pub(crate) fn listed(entry: &ListedEntry, long: bool) -> String {
     let mark = if entry.kind == EntryKind::Folder { "/" } else { "" };
     let path = printable(&entry.path);
     if !long {
@@ -152,31 +252,29 @@ fn listed(entry: &ListedEntry, long: bool) -> String {
 }
 
 /// A stored name must not be able to drive the terminal that shows it.
-fn printable(name: &str) -> String {
+pub(crate) fn printable(name: &str) -> String {
     name.chars().map(|character| if character.is_control() { '\u{fffd}' } else { character }).collect()
 }
 
 async fn cat(context: &Context, arguments: &Cat) -> Result<Exit, Failure> {
-    let source = Source::read(&arguments.source)?;
+    let opened = Opened::open(context, &arguments.source).await?;
     let start = arguments.offset.bytes();
     let range = match arguments.length {
         Some(length) => Some(start..start.saturating_add(length.bytes())),
         None if start > 0 => Some(start..u64::MAX),
         None => None,
     };
-    let client = context.connect().await?;
-    let bytes = client.cat(&source.link, source.path.as_bytes(), range, Box::new(std::io::stdout())).await?;
-    client.shut_down().await;
+    let bytes = opened.snapshot.cat(&opened.path, range, Box::new(std::io::stdout())).await?;
+    opened.client.shut_down().await;
     context.terminal().json(&json!({ "bytes": bytes }));
     Ok(Exit::Ok)
 }
 
-async fn info(context: &Context, arguments: &OneLink) -> Result<Exit, Failure> {
+async fn info(context: &Context, arguments: &OneSource) -> Result<Exit, Failure> {
     let terminal = context.terminal();
-    let source = Source::read(&arguments.source)?;
-    let client = context.connect().await?;
-    let report = client.info(&source.link).await?;
-    client.shut_down().await;
+    let opened = Opened::open(context, &arguments.source).await?;
+    let report = opened.client.info_of(&opened.snapshot).await?;
+    opened.client.shut_down().await;
     show_info(terminal, &report);
     Ok(Exit::Ok)
 }
@@ -206,10 +304,21 @@ fn show_info(terminal: Terminal, report: &InfoReport) {
 
 async fn renew(context: &Context, arguments: &Renew) -> Result<Exit, Failure> {
     let terminal = context.terminal();
-    let source = Source::read(&arguments.source)?;
-    let client = context.connect().await?;
-    let report = client.renew(&source.link, Some(now().after(arguments.lease))).await?;
-    client.shut_down().await;
+    let until = Some(now().after(arguments.lease));
+    let report = match Source::read(&arguments.source)?.named {
+        Named::Link(link) => {
+            let client = context.connect().await?;
+            let report = client.renew(&link, until).await?;
+            client.shut_down().await;
+            report
+        }
+        Named::Dataset { .. } => {
+            let (client, _, dataset) = open_dataset(context, &Source::dataset(&arguments.source)?).await?;
+            let report = dataset.renew(until).await?;
+            client.shut_down().await;
+            report
+        }
+    };
     terminal.result(&format!(
         "{} of {} shards are kept until {}",
         report.renewed_shards,
@@ -220,11 +329,20 @@ async fn renew(context: &Context, arguments: &Renew) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-async fn remove(context: &Context, arguments: &OneLink) -> Result<Exit, Failure> {
+async fn remove(context: &Context, arguments: &Rm) -> Result<Exit, Failure> {
     let terminal = context.terminal();
     let source = Source::read(&arguments.source)?;
+    let link = match source.named {
+        Named::Link(link) if source.path.is_empty() => link,
+        Named::Dataset { name, snapshot: None } => {
+            return datasets::remove(context, &name, &source.path, arguments).await;
+        }
+        Named::Link(_) | Named::Dataset { .. } => {
+            return Err(Failure::usage("snapshots never change", "give DATASET:PATH, or a link without a path"));
+        }
+    };
     let client = context.connect().await?;
-    let report = client.remove(&source.link).await?;
+    let report = client.remove(&link).await?;
     client.shut_down().await;
     terminal.result(&format!("{} of {} shards were let go", report.removed_shards, report.shards));
     terminal.json(&report);

@@ -5,15 +5,19 @@
 pub mod arguments;
 pub mod context;
 pub mod data;
+pub mod datasets;
 pub mod demo;
 pub mod devnet;
 pub mod failure;
+pub mod inspect;
 pub mod node;
 pub mod node_process;
+pub mod opened;
 pub mod progress;
 pub mod source;
 pub mod terminal;
 pub mod tree_compare;
+pub mod vault;
 
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;

@@ -1,0 +1,271 @@
+//! Commands that change or list datasets of the vault: `log`, `tag`, `forget`, `share`, `rekey` and others.
+
+use dolmen_client::vault::{ForgetPolicy, ShareInfo, Vault};
+use serde_json::json;
+
+use crate::arguments::{Forget, Gc, OneSource, Rekey, Rm, Share, Tag, Unshare};
+use crate::context::Context;
+use crate::data::printable;
+use crate::failure::{Exit, Failure};
+use crate::opened::{open_dataset, selector};
+use crate::source::{Named, Source};
+use crate::terminal::{local_time, size};
+
+/// Digits of an id that people are shown.
+const SHORT_ID_DIGITS: usize = 12;
+
+fn short(id: &str) -> String {
+    id.chars().take(SHORT_ID_DIGITS).collect()
+}
+
+/// Lists the datasets of a vault, each with its newest snapshot.
+///
+/// # Errors
+/// [`Failure`] when too few nodes answer.
+pub async fn list_all(context: &Context, vault: &Vault) -> Result<Exit, Failure> {
+    let terminal = context.terminal();
+    let datasets = vault.datasets().await?;
+    let mut rows = Vec::new();
+    for dataset in &datasets {
+        let snapshot = dataset.snapshot.map(|id| id.to_string());
+        rows.push(vec![
+            dataset.name.to_string(),
+            snapshot.as_deref().map_or_else(|| "-".to_owned(), short),
+            local_time(dataset.created.as_unix_ms()),
+        ]);
+        terminal.json(&json!({
+            "dataset": dataset.name.as_str(), "snapshot": snapshot, "created_unix_ms": dataset.created.as_unix_ms(),
+        }));
+    }
+    terminal.table(&["dataset", "newest snapshot", "made"], rows);
+    terminal.json(&json!({ "summary": { "datasets": datasets.len() } }));
+    Ok(Exit::Ok)
+}
+
+/// `dolmen log`
+///
+/// # Errors
+/// As reading.
+pub async fn log(context: &Context, arguments: &OneSource) -> Result<Exit, Failure> {
+    let terminal = context.terminal();
+    let name = Source::dataset(&arguments.source)?;
+    let (client, _, dataset) = open_dataset(context, &name).await?;
+    let log = dataset.log().await?;
+    client.shut_down().await;
+    let mut rows = Vec::new();
+    for entry in &log {
+        rows.push(vec![
+            short(&entry.snapshot),
+            local_time(entry.created.as_unix_ms()),
+            entry.files.to_string(),
+            size(entry.bytes),
+            entry.tags.join(" "),
+            printable(&entry.message),
+        ]);
+        terminal.json(entry);
+    }
+    terminal.table(&["snapshot", "made", "files", "size", "tags", "message"], rows);
+    terminal.json(&json!({ "summary": { "snapshots": log.len() } }));
+    Ok(Exit::Ok)
+}
+
+/// A dataset and a snapshot of it as typed, without a path.
+fn dataset_and_snapshot(typed: &str) -> Result<(String, Option<String>), Failure> {
+    match Source::read(typed)? {
+        Source { named: Named::Dataset { name, snapshot }, path } if path.is_empty() => Ok((name, snapshot)),
+        _ => Err(Failure::usage("that is no dataset of the vault", "give DATASET or DATASET@SNAPSHOT")),
+    }
+}
+
+/// `dolmen tag`
+///
+/// # Errors
+/// [`Failure`] when there is no such snapshot or the name is impossible.
+pub async fn tag(context: &Context, arguments: &Tag) -> Result<Exit, Failure> {
+    let (name, snapshot) = dataset_and_snapshot(&arguments.source)?;
+    let (client, _, dataset) = open_dataset(context, &name).await?;
+    if arguments.delete {
+        dataset.untag(&arguments.name).await?;
+    } else {
+        dataset.tag(&selector(snapshot), &arguments.name).await?;
+    }
+    client.shut_down().await;
+    context.terminal().json(&json!({ "tag": arguments.name, "deleted": arguments.delete }));
+    Ok(Exit::Ok)
+}
+
+/// `dolmen forget`
+///
+/// # Errors
+/// [`Failure`] when the policy keeps nothing.
+pub async fn forget(context: &Context, arguments: &Forget) -> Result<Exit, Failure> {
+    let terminal = context.terminal();
+    let name = Source::dataset(&arguments.source)?;
+    let policy = ForgetPolicy {
+        last: arguments.keep_last,
+        hourly: arguments.keep_hourly,
+        daily: arguments.keep_daily,
+        weekly: arguments.keep_weekly,
+        monthly: arguments.keep_monthly,
+        yearly: arguments.keep_yearly,
+        tags: arguments.keep_tag.clone(),
+    };
+    let (client, _, dataset) = open_dataset(context, &name).await?;
+    let dropped =
+        if arguments.dry_run { dataset.would_forget(&policy).await? } else { dataset.forget(&policy).await? };
+    client.shut_down().await;
+    for entry in &dropped {
+        terminal.json(entry);
+        terminal.result(&format!("{} {}", short(&entry.snapshot), local_time(entry.created.as_unix_ms())));
+    }
+    terminal.json(&json!({ "summary": { "dropped": dropped.len(), "dry_run": arguments.dry_run } }));
+    Ok(Exit::Ok)
+}
+
+/// `dolmen gc`
+///
+/// # Errors
+/// [`Failure`] when something that is needed cannot be read: then nothing is freed.
+pub async fn gc(context: &Context, arguments: &Gc) -> Result<Exit, Failure> {
+    let terminal = context.terminal();
+    let name = Source::dataset(&arguments.source)?;
+    let (client, _, dataset) = open_dataset(context, &name).await?;
+    let report = dataset.gc(arguments.dry_run).await?;
+    client.shut_down().await;
+    terminal.result(&format!(
+        "{} of {} segments leave ({} dead, {} packed anew); {} that left a week ago are deleted, {} wait",
+        report.leaving_segments,
+        report.segments,
+        size(report.leaving_bytes),
+        size(report.moved_bytes),
+        report.freed_segments,
+        report.waiting_segments,
+    ));
+    terminal.json(&report);
+    Ok(Exit::Ok)
+}
+
+fn show_share(context: &Context, share: &ShareInfo) {
+    context.terminal().json(&json!({
+        "number": share.number,
+        "path": String::from_utf8_lossy(&share.path),
+        "snapshot": share.snapshot.map(|id| id.to_string()),
+        "created_unix_ms": share.created.as_unix_ms(),
+        "ended_unix_ms": share.ended.map(|ended| ended.as_unix_ms()),
+        "link": *share.link,
+    }));
+}
+
+/// `dolmen share`
+///
+/// # Errors
+/// [`Failure`] when there is no such path or snapshot.
+pub async fn share(context: &Context, arguments: &Share) -> Result<Exit, Failure> {
+    let terminal = context.terminal();
+    let source = Source::read(&arguments.source)?;
+    let Named::Dataset { name, snapshot } = source.named else {
+        return Err(Failure::usage("a link is shared by handing it on", "give DATASET[@SNAPSHOT][:PATH]"));
+    };
+    if arguments.live && snapshot.is_some() {
+        return Err(Failure::usage("a live share follows the newest snapshot", "leave out @SNAPSHOT or --live"));
+    }
+    let frozen = arguments.frozen || snapshot.is_some();
+    let (client, _, dataset) = open_dataset(context, &name).await?;
+    if source.path.is_empty() && !frozen {
+        let link = dataset.read_link(&[]).await?;
+        terminal.remark("this link reads the whole dataset and its history, now and later; `dolmen rekey` ends that");
+        terminal.result(&link);
+        terminal.json(&json!({ "link": *link }));
+    } else {
+        let selected = frozen.then(|| selector(snapshot));
+        let share = dataset.share(source.path.as_bytes(), selected.as_ref(), &[]).await?;
+        terminal.remark(&format!("share {}: end it with `dolmen unshare {name} {}`", share.number, share.number));
+        terminal.result(&share.link);
+        show_share(context, &share);
+    }
+    client.shut_down().await;
+    Ok(Exit::Ok)
+}
+
+/// `dolmen shares`
+///
+/// # Errors
+/// As reading.
+pub async fn shares(context: &Context, arguments: &OneSource) -> Result<Exit, Failure> {
+    let terminal = context.terminal();
+    let name = Source::dataset(&arguments.source)?;
+    let (client, _, dataset) = open_dataset(context, &name).await?;
+    let shares = dataset.shares().await?;
+    client.shut_down().await;
+    let mut rows = Vec::new();
+    for share in &shares {
+        show_share(context, share);
+        rows.push(vec![
+            share.number.to_string(),
+            share.snapshot.map_or_else(|| "live".to_owned(), |id| short(&id.to_string())),
+            local_time(share.created.as_unix_ms()),
+            share.ended.map_or_else(|| "-".to_owned(), |ended| local_time(ended.as_unix_ms())),
+            format!("/{}", printable(&String::from_utf8_lossy(&share.path))),
+            share.link.to_string(),
+        ]);
+    }
+    terminal.table(&["number", "snapshot", "made", "ended", "path", "link"], rows);
+    terminal.json(&json!({ "summary": { "shares": shares.len() } }));
+    Ok(Exit::Ok)
+}
+
+/// `dolmen unshare`
+///
+/// # Errors
+/// [`Failure`] when there is no such share.
+pub async fn unshare(context: &Context, arguments: &Unshare) -> Result<Exit, Failure> {
+    let name = Source::dataset(&arguments.source)?;
+    let (client, _, dataset) = open_dataset(context, &name).await?;
+    dataset.unshare(arguments.number).await?;
+    client.shut_down().await;
+    let terminal = context.terminal();
+    terminal.remark("the link shows an empty folder now; what its holder has read or kept the keys of stays readable");
+    terminal.json(&json!({ "unshared": arguments.number }));
+    Ok(Exit::Ok)
+}
+
+/// `dolmen rekey`
+///
+/// # Errors
+/// As putting.
+pub async fn rekey(context: &Context, arguments: &Rekey) -> Result<Exit, Failure> {
+    let name = Source::dataset(&arguments.source)?;
+    let (client, _, dataset) = open_dataset(context, &name).await?;
+    dataset.rekey().await?;
+    let link = dataset.read_link(&[]).await?;
+    client.shut_down().await;
+    let terminal = context.terminal();
+    terminal.remark("links given out before show nothing that comes from now on; this is the new one");
+    terminal.result(&link);
+    terminal.json(&json!({ "link": *link }));
+    Ok(Exit::Ok)
+}
+
+/// `dolmen rm DATASET:PATH`, `dolmen rm DATASET --all`
+///
+/// # Errors
+/// [`Failure`] when there is no such path.
+pub async fn remove(context: &Context, name: &str, path: &str, arguments: &Rm) -> Result<Exit, Failure> {
+    let terminal = context.terminal();
+    if path.is_empty() && !arguments.all {
+        let advice = "name a path as DATASET:PATH, or say --all to remove the whole dataset";
+        return Err(Failure::usage("no path was named", advice));
+    }
+    let (client, _, dataset) = open_dataset(context, name).await?;
+    if path.is_empty() {
+        dataset.remove().await?;
+        terminal.result(&format!("the dataset {name} is gone; `dolmen gc` is not needed for it any more"));
+        terminal.json(&json!({ "removed": name }));
+    } else {
+        let snapshot = dataset.remove_path(path.as_bytes(), &arguments.message).await?.to_string();
+        terminal.result(&snapshot);
+        terminal.json(&json!({ "snapshot": snapshot }));
+    }
+    client.shut_down().await;
+    Ok(Exit::Ok)
+}
