@@ -3,9 +3,9 @@
 //! Decides where configuration comes from and in which order. Never decides what a command does with it.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use dolmen_client::vault::Vault;
+use dolmen_client::vault::{Passphrase, Vault};
 use dolmen_client::{Client, ClientConfig, ClientError, Progress};
 use dolmen_storage_node::config::NodeConfig;
 
@@ -19,6 +19,8 @@ use crate::terminal::Terminal;
 pub struct Context {
     global: Global,
     terminal: Terminal,
+    /// Asked for once a run, however often the vault is opened.
+    passphrase: Arc<OnceLock<Passphrase>>,
 }
 
 impl From<ClientError> for Failure {
@@ -31,7 +33,7 @@ impl Context {
     /// For the flags of this run.
     #[must_use]
     pub fn new(global: Global, terminal: Terminal) -> Self {
-        Self { global, terminal }
+        Self { global, terminal, passphrase: Arc::default() }
     }
 
     /// How to talk.
@@ -43,7 +45,7 @@ impl Context {
     /// The same run with another way to talk.
     #[must_use]
     pub fn with_terminal(&self, terminal: Terminal) -> Self {
-        Self { global: self.global.clone(), terminal }
+        Self { terminal, ..self.clone() }
     }
 
     /// Bootstrap addresses from the command line or the environment.
@@ -122,7 +124,14 @@ impl Context {
     /// As [`Context::connect`]; when there is no vault or it does not open.
     pub async fn open_vault(&self) -> Result<(Client, Vault), Failure> {
         let client = self.connect().await?;
-        let vault = Vault::open(&client, || crate::vault::passphrase(self, "Passphrase of the vault", false)).await?;
+        let ask = || {
+            if let Some(passphrase) = self.passphrase.get() {
+                return Ok(passphrase.clone());
+            }
+            let passphrase = crate::vault::passphrase(self, "Passphrase of the vault", false)?;
+            Ok(self.passphrase.get_or_init(|| passphrase).clone())
+        };
+        let vault = Vault::open(&client, ask).await?;
         Ok((client, vault))
     }
 

@@ -259,7 +259,7 @@ pub async fn remove(context: &Context, name: &str, path: &str, arguments: &Rm) -
     let (client, _, dataset) = open_dataset(context, name).await?;
     if path.is_empty() {
         dataset.remove().await?;
-        terminal.result(&format!("the dataset {name} is gone; `dolmen gc` is not needed for it any more"));
+        terminal.result(&format!("the dataset {name} is gone; nodes let go of what it took when its leases end"));
         terminal.json(&json!({ "removed": name }));
     } else {
         let snapshot = dataset.remove_path(path.as_bytes(), &arguments.message).await?.to_string();
