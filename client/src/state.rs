@@ -161,7 +161,12 @@ pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 
 /// Makes durable that the folder of `path` names it.
 pub(crate) fn sync_folder(path: &Path) -> std::io::Result<()> {
-    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+    File::open(folder_of(path))?.sync_all()
+}
+
+/// The folder that a file is in; a bare name is in the one where the process is.
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]
@@ -181,6 +186,12 @@ mod tests {
         assert!(!path.display().to_string().contains("0101"), "the name does not give the link away");
         state.forget_secret(&[1; 32]).unwrap();
         assert_eq!(state.secret(&[1; 32]).unwrap_err().kind(), ErrorKind::Refused);
+    }
+
+    #[test]
+    fn a_bare_name_is_in_the_folder_where_the_process_is() {
+        assert_eq!(folder_of(Path::new("vault.json")), Path::new("."));
+        assert_eq!(folder_of(Path::new("a/vault.json")), Path::new("a"));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::keychain::{Keychain, SERVICE};
 use super::passphrase::Passphrase;
 use super::words::{Words, fill_random};
 use crate::error::{ClientError, ErrorKind};
-use crate::state::{sync_folder, to_hex};
+use crate::state::{folder_of, sync_folder, to_hex};
 
 /// What every vault's file calls itself.
 const FORMAT: &str = "dolmen vault";
@@ -423,9 +423,7 @@ fn write_beside(path: &Path, bytes: &[u8]) -> std::io::Result<PathBuf> {
 /// Makes a file that is whole or not there, and never in the place of another.
 fn write_new(path: &Path, bytes: &[u8]) -> Result<(), ClientError> {
     let failed = |error| ClientError::local("write the vault's file", path, &error);
-    if let Some(folder) = path.parent() {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
-    }
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder_of(path)).map_err(failed)?;
     let beside = write_beside(path, bytes).map_err(failed)?;
     // Unlike a rename a link never takes the place of a file that has come into being meanwhile.
     let linked = fs::hard_link(&beside, path);
