@@ -15,6 +15,7 @@ pub mod node_process;
 pub mod opened;
 pub mod progress;
 pub mod source;
+pub mod steward;
 pub mod terminal;
 pub mod tree_compare;
 pub mod vault;

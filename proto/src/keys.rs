@@ -57,6 +57,28 @@ pub mod context {
     pub const VIEW_LOCATOR: &str = "dolmen 2026 view locator v1";
     /// View secret to the secret that seals the view head's body.
     pub const VIEW_HEAD_SEAL: &str = "dolmen 2026 view head seal v1";
+    /// Dataset secret and number to the signing key of a steward's head.
+    pub const STEWARD_HEAD_KEY: &str = "dolmen 2026 steward head key v1";
+    /// Dataset secret and number to the opening of a steward link's commitment.
+    pub const STEWARD_OPENING: &str = "dolmen 2026 steward opening v1";
+    /// Steward opening and public key of the steward's head to the steward link's secret.
+    pub const STEWARD_LINK: &str = "dolmen 2026 steward link v1";
+    /// Steward secret to the locator secret of the steward's head.
+    pub const STEWARD_LOCATOR: &str = "dolmen 2026 steward locator v1";
+    /// Steward secret to the secret that seals the body of the steward's head.
+    pub const STEWARD_HEAD_SEAL: &str = "dolmen 2026 steward head seal v1";
+    /// Steward secret to the key that signs overlay heads.
+    pub const STEWARD_KEY: &str = "dolmen 2026 steward key v1";
+    /// Steward secret and node id to the key that the grant at that node names.
+    pub const STEWARD_NODE_KEY: &str = "dolmen 2026 steward node key v1";
+    /// Steward secret to what stands in for a dataset secret where the steward stores in his own name.
+    pub const STEWARD_STORE: &str = "dolmen 2026 steward store v1";
+    /// Table secret and public steward key to the locator secret of the overlay head.
+    pub const OVERLAY_LOCATOR: &str = "dolmen 2026 overlay locator v1";
+    /// Table secret and public steward key to the secret that seals the overlay head's body.
+    pub const OVERLAY_HEAD_SEAL: &str = "dolmen 2026 overlay head seal v1";
+    /// Table secret and public steward key to the mask secret of the overlay's segments.
+    pub const OVERLAY_MASK: &str = "dolmen 2026 overlay mask v1";
     /// Account secret and node id to the account key at that node.
     pub const ACCOUNT_KEY: &str = "dolmen 2026 account key v1";
     /// Delete secret and node id to the delete key at that node.
@@ -158,6 +180,16 @@ secret! {
 secret! {
     /// What the renew keys of a dataset follow from, another one at every node.
     RenewSecret
+}
+
+secret! {
+    /// Opens the commitment that a steward secret is; stands sealed in the steward's head.
+    StewardOpening
+}
+secret! {
+    /// The 32 bytes of a steward link: finds and opens the steward's head, commits to the key that signs it, and gives the
+    /// steward keys of his own.
+    StewardSecret
 }
 
 /// BLAKE3 `derive_key` over the concatenation of `parts`. Every part but the last has a fixed length, so that no
@@ -307,6 +339,10 @@ impl DatasetKeys {
         derive(context::VIEW_SALT, &[self.secret.expose(), &number.to_le_bytes(), &created])
     }
 }
+
+mod steward;
+
+pub use steward::{OverlayKeys, StewardKeys, StewardKeyset};
 
 /// What the owner has of one view.
 #[derive(Clone)]

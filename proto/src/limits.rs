@@ -111,6 +111,21 @@ pub const OWNER_NOTE_BYTES: usize = 512;
 pub const DATASET_NAME_MAX_BYTES: usize = 200;
 /// Most shares that one dataset's ledger keeps, ended ones included.
 pub const SHARES_MAX: usize = 1000;
+/// Most stewards that one dataset's ledger keeps, ended ones included; of those that have not ended the table names
+/// [`TABLE_STEWARDS_MAX`] at most.
+pub const LEDGER_STEWARDS_MAX: usize = 128;
+/// Bytes that a steward takes in a ledger at most.
+pub const LEDGER_STEWARD_BYTES: usize = 130;
+/// Most nodes that one steward has grants for.
+pub const GRANTS_MAX: usize = 4096;
+/// Largest signed grant as a document keeps it.
+pub const GRANT_MAX_BYTES: usize = 1024;
+/// Most segments, beside the one of its root, that blobs of an overlay lie in.
+pub const OVERLAY_FURTHER_SEGMENTS_MAX: usize = 512;
+/// Most stewards that a head names.
+pub const HEAD_STEWARDS_MAX: usize = 8;
+/// Most shards of one renewal whose receipt is to stand in an overlay's rows.
+pub const OVERLAY_RENEWAL_SHARDS_MAX: usize = 16;
 /// Longest shared path, in bytes.
 pub const PATH_MAX_BYTES: usize = 4096;
 
@@ -201,12 +216,33 @@ const _: () = {
         "the largest entry fits a blob"
     );
     assert!(DATASET_NAME_MAX_BYTES + 81 <= OWNER_NOTE_BYTES, "the longest name fits a note");
-    assert!(SHARES_MAX * (PATH_MAX_BYTES + 64) + 1024 <= BLOB_MAX_BYTES, "the longest ledger fits a blob");
+    assert!(
+        SHARES_MAX * (PATH_MAX_BYTES + 64) + LEDGER_STEWARDS_MAX * LEDGER_STEWARD_BYTES + 1024 <= BLOB_MAX_BYTES,
+        "the longest ledger fits a blob"
+    );
+    assert!(
+        LEDGER_STEWARDS_MAX * LEDGER_STEWARD_BYTES + 2 <= EXTENSIONS_MAX_BYTES,
+        "stewards fit a ledger's extension"
+    );
+    assert!(TABLE_STEWARDS_MAX <= LEDGER_STEWARDS_MAX && HEAD_STEWARDS_MAX <= TABLE_STEWARDS_MAX);
+    assert!(
+        OVERLAY_FURTHER_SEGMENTS_MAX * (DOCUMENT_SHARDS_MAX * (32 + 1 + 32 + 1 + DOCUMENT_ADDRESSES_MAX * 19) + 64)
+            + EXTENSIONS_MAX_BYTES
+            + EXTENSIONS_MAX * 6
+            + 1024
+            <= BLOB_MAX_BYTES,
+        "the largest overlay root fits a blob"
+    );
+    // A root and a length take 39 bytes of protobuf at most, all else of a signed renewal's receipt under 200.
+    assert!(OVERLAY_RENEWAL_SHARDS_MAX * 40 + 256 <= RECEIPT_MAX_BYTES, "a renewal's receipt fits a row");
     assert!(MESSAGE_MAX_BYTES + EXTENSIONS_MAX_BYTES + EXTENSIONS_MAX * 6 + 1024 <= SNAPSHOT_ROOT_MAX_BYTES);
     assert!(
-        DOCUMENT_SHARDS_MAX * (32 + 1 + 32 + 1 + DOCUMENT_ADDRESSES_MAX * 19) + OWNER_NOTE_BYTES + 1024
+        DOCUMENT_SHARDS_MAX * (32 + 1 + 32 + 1 + DOCUMENT_ADDRESSES_MAX * 19)
+            + OWNER_NOTE_BYTES
+            + HEAD_STEWARDS_MAX * 32
+            + 1024
             <= HEAD_MAX_BYTES,
-        "a head can name every shard of a document segment with all its addresses, and hold a note"
+        "a head can name every shard of a document segment with all its addresses, hold a note and name stewards"
     );
     assert!(HEAD_WRITE_QUORUM * 2 > HEAD_POINTS, "two writes of a head meet");
     assert!(HEAD_NODES_PER_POINT == HEAD_NAMED_PER_POINT / 2 + 1, "those that hold a head are most of those named");

@@ -11,9 +11,8 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::codec::{CodecError, Reader, Writer, check_limit};
 use crate::keys::ReadSecret;
-pub use crate::keys::ViewSecret;
+pub use crate::keys::{StewardSecret, ViewSecret};
 use crate::limits::{LINK_ADDRESS_MAX_BYTES, LINK_BOOTSTRAP_MAX, LINK_MAX_CHARS};
-use crate::secret::secret;
 
 /// What every link of this version begins with.
 pub const LINK_PREFIX: &str = "dolmen1";
@@ -22,11 +21,6 @@ const CHECKSUM_BYTES: usize = 4;
 
 /// Kind, secret, number of addresses and checksum.
 const PAYLOAD_MIN_BYTES: usize = 1 + 32 + 1 + CHECKSUM_BYTES;
-
-secret! {
-    /// The secret of a steward's link. Reserved; this release opens none.
-    StewardSecret
-}
 
 /// What a link lets its holder do, with the secret that does it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,6 +137,15 @@ impl Link {
         match &self.secret {
             LinkSecret::View(secret) => Some(secret),
             LinkSecret::ReadLive(_) | LinkSecret::ReadFrozen(_) | LinkSecret::Steward(_) => None,
+        }
+    }
+
+    /// The secret of a steward link; `None` for the other kinds.
+    #[must_use]
+    pub const fn steward_secret(&self) -> Option<&StewardSecret> {
+        match &self.secret {
+            LinkSecret::Steward(secret) => Some(secret),
+            LinkSecret::ReadLive(_) | LinkSecret::ReadFrozen(_) | LinkSecret::View(_) => None,
         }
     }
 

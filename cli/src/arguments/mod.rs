@@ -4,6 +4,7 @@
 
 mod data;
 mod network;
+mod steward;
 mod vault;
 
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub use self::data::*;
 pub use self::network::*;
+pub use self::steward::*;
 pub use self::vault::*;
 
 /// Encrypted storage for datasets on disks that nobody has to trust.
@@ -119,6 +121,11 @@ pub enum Command {
     Unshare(Unshare),
     /// Give a dataset new keys, so that old links read nothing that comes later.
     Rekey(Rekey),
+    /// Print a link whose holder can audit, renew and repair a dataset, and never read it.
+    StewardLink(StewardLink),
+    /// Look after stewards.
+    #[command(subcommand)]
+    Steward(Steward),
     /// Read back and check contents.
     Verify(Verify),
     /// Print the hash that names a snapshot's content in a paper.

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use dolmen_proto::collect::{ChunkName, CollectPlan, Marks, SegmentShape};
+use dolmen_proto::grant::GrantRow;
 use dolmen_proto::history::HistoryRow;
 use dolmen_proto::ids::{SegmentId, Timestamp};
 use dolmen_proto::limits::LEAVING_MIN;
@@ -115,7 +116,7 @@ fn table_change(
     let added = added.collect();
     let keep = move |row: ForwardRow| marks.is_needed((row.segment, row.offset)).then_some(row);
     let removed = plan.leave.into_iter().chain(plan.repack.into_iter().map(|(id, _)| id)).collect();
-    TableChange { removed, deleting, freed: BTreeSet::new(), forwards: Some((Box::new(keep), added)) }
+    TableChange { removed, deleting, freed: BTreeSet::new(), forwards: Some((Box::new(keep), added)), stewards: None }
 }
 
 /// What the dataset's snapshots and shares need, and segments that must stay as they are: views name them outside of the table.
@@ -130,6 +131,9 @@ async fn needed(owner: &Owner, base: &State, now: Timestamp) -> Result<(Marks, B
     }
     if let Some(ledger) = &base.note.ledger {
         mark::need(&mut marks, ledger)?;
+    }
+    for grants in base.ledger.stewards.iter().filter_map(|steward| steward.grants.as_ref()) {
+        mark::tree::<GrantRow>(&base.reader, grants.root.clone(), &mut marks).await?;
     }
     let pinned = views::needed(owner, base, now, &mut marks).await?;
     Ok((marks, pinned))

@@ -14,6 +14,7 @@ mod reconcile;
 mod rekey;
 mod remove;
 mod state;
+mod stewards;
 mod views;
 
 use std::collections::BTreeMap;
@@ -42,6 +43,7 @@ use self::reconcile::{Ancestor, reconcile};
 pub(crate) use self::rekey::rekey;
 pub(crate) use self::remove::{Remove, components};
 pub(crate) use self::state::{Owner, State};
+pub(crate) use self::stewards::{new_steward, put_stewards_again, steward_link};
 pub(crate) use self::views::{Refresh, new_share, put_again as put_views_again, share_link};
 use crate::client::Client;
 use crate::config::PolicyChoice;

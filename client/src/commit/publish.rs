@@ -5,7 +5,9 @@
 //! view's head too as far as nodes take such leaps, so that of two writers the later state stays.
 
 use dolmen_proto::codec::{Extensions, Needs};
-use dolmen_proto::head::{Head, HeadOrder, NO_HEAD, OwnerNote, ReadBody, TableBody, TableLocation};
+use dolmen_proto::head::{
+    Head, HeadOrder, NO_HEAD, OwnerNote, ReadBody, TableBody, named_stewards, with_named_stewards,
+};
 use dolmen_proto::heads::HeadVersion;
 use dolmen_proto::history::{HistoryRow, history_message};
 use dolmen_proto::ids::{HeadHash, SnapshotId, Timestamp};
@@ -17,8 +19,8 @@ use dolmen_proto::tree::{CountedTree, CountedTreeBuilder, TreeItem};
 
 use super::guard::Guarded;
 use super::state::HISTORY_MAX;
-use super::views;
 use super::{Change, Commit, CommitOptions, Fork, NewSnapshot, Owner, State, Tree};
+use super::{stewards, views};
 use crate::error::{ClientError, ErrorKind};
 use crate::heads::{self, Published, Wanted, WholeNetwork};
 use crate::put::{About, Candidates, Store, TableChange, Terms, built, write_snapshot, write_table};
@@ -112,12 +114,16 @@ pub(super) async fn write(
         base.reader.at(snapshot.clone(), snapshot_id).with_segments(store.stored.iter().map(|(_, stored)| stored));
     let views = views::write(owner, base, &reader, &rows, &mut ledger, &change.refresh, created, &mut store).await?;
 
+    let grants_changed = stewards::write(base, &reader, &commit.candidates, &mut ledger, &mut store).await?;
+    let published_ledger = ledger.clone();
+
     let note = NoteParts {
         name: change.name.unwrap_or_else(|| base.note.name.clone()),
         ledger: (!ledger.shares.is_empty() || ledger.next > 0).then_some(ledger),
         extensions: extensions(&base.note.extensions, change.retire)?,
     };
-    let table = change.table.unwrap_or_default();
+    let mut table = change.table.unwrap_or_default();
+    table.stewards = Some(stewards::named(&base.keys, &published_ledger));
     let documents = Written { snapshot, snapshot_id, created: snapshot_created, rows, note };
     let body = body(&base.keys, documents, Some(base), table, &mut store).await?;
     let head = Head::create_read(&base.keys.read, &base.keys.read_head, HeadOrder::after(Some(&base.head)), &body)
@@ -140,6 +146,15 @@ pub(super) async fn write(
             owner.client.progress().warn(warning);
         }
     }
+    let publishing = stewards::Publishing {
+        keys: &base.keys,
+        ledger: &published_ledger,
+        table: &body.table,
+        sequence: head.sequence(),
+        until,
+        everybody: everybody.as_ref(),
+    };
+    publishing.publish(owner, grants_changed).await;
     commit.done.lease_until = Some(store.renew(commit.options.lease).await);
     store.finish()?;
     Ok(Wrote::Newest { head, body: Box::new(body), files, forks: Fork::opened(&base.keys, forks) })
@@ -202,6 +217,7 @@ async fn body(
         return Err(ClientError::new(ErrorKind::Refused, "no more snapshots can be kept", why, advice));
     }
     let NoteParts { name, ledger, extensions } = note;
+    let stewards = table.stewards.clone().unwrap_or_default();
     let (history, ledger) = store
         .write(move |sink| {
             let mut builder = CountedTreeBuilder::new();
@@ -228,7 +244,11 @@ async fn body(
         created,
         history,
         owner_note: Some(note.seal(&keys.note).map_err(|error| bug(&error))?),
-        extensions: base.map_or_else(Extensions::default, |base| base.body.extensions.clone()),
+        extensions: with_named_stewards::<ReadBody>(
+            base.map_or_else(Extensions::default, |base| base.body.extensions.clone()),
+            &stewards,
+        )
+        .map_err(|error| bug(&error))?,
     })
 }
 
@@ -259,9 +279,7 @@ pub(super) async fn put_head(
             Err(error) => Err(error),
         };
         let follows = match current {
-            Ok(current) => {
-                put_table_head(owner, keys, current, head.sequence(), &body.table, until, everybody.as_ref()).await
-            }
+            Ok(current) => put_table_head(owner, keys, current, head.sequence(), body, until, everybody.as_ref()).await,
             Err(error) => Err(error),
         };
         if let Err(error) = follows {
@@ -277,14 +295,16 @@ async fn put_table_head(
     keys: &DatasetKeys,
     current: Option<Head>,
     sequence: u64,
-    location: &TableLocation,
+    read: &ReadBody,
     until: Timestamp,
     everybody: Option<&WholeNetwork>,
 ) -> Result<(), ClientError> {
     let Some(order) = order_after(current.as_ref(), sequence) else { return Ok(()) };
-    let body = TableBody { location: location.clone(), extensions: Extensions::default() };
-    let head = Head::create_table(&keys.table, &keys.table_head, order, &body)
-        .map_err(|error| ClientError::bug("could not write a table head", error))?;
+    let bug = |error: &dyn std::fmt::Display| ClientError::bug("could not write a table head", error);
+    let stewards = named_stewards::<ReadBody>(&read.extensions).map_err(|error| bug(&error))?;
+    let extensions = with_named_stewards::<TableBody>(Extensions::default(), &stewards).map_err(|error| bug(&error))?;
+    let body = TableBody { location: read.table.clone(), extensions };
+    let head = Head::create_table(&keys.table, &keys.table_head, order, &body).map_err(|error| bug(&error))?;
     let locator = TableKeys::derive(&keys.table).locator;
     // A later state's stays, and then says more than this one.
     heads::write(owner.client.nodes_known(), &locator, &head, until, everybody).await.map(drop)

@@ -155,7 +155,8 @@ async fn trees(
 /// Shares of both. A share that either ended is ended.
 fn merge_ledgers(mine: &Ledger, theirs: &Ledger) -> Result<Ledger, ClientError> {
     let mut shares: BTreeMap<u32, Share> = theirs.shares.iter().map(|share| (share.number, share.clone())).collect();
-    for share in &mine.shares {
+    let is_steward = |number| theirs.stewards.iter().any(|steward| steward.number == number);
+    for share in mine.shares.iter().filter(|share| !is_steward(share.number)) {
         match shares.get_mut(&share.number) {
             None => {
                 shares.insert(share.number, share.clone());
@@ -181,6 +182,7 @@ fn merge_ledgers(mine: &Ledger, theirs: &Ledger) -> Result<Ledger, ClientError> 
     Ok(Ledger {
         next: mine.next.max(theirs.next),
         shares: shares.into_values().collect(),
+        stewards: super::stewards::merge(mine, theirs)?,
         extensions: theirs.extensions.clone(),
     })
 }
@@ -287,7 +289,7 @@ mod tests {
 
     fn ledger(shares: &[Share]) -> Ledger {
         let next = shares.last().map_or(0, |share| share.number + 1);
-        Ledger { next, shares: shares.to_vec(), extensions: Default::default() }
+        Ledger { next, shares: shares.to_vec(), ..Ledger::default() }
     }
 
     #[test]

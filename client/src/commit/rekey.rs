@@ -6,13 +6,14 @@
 use std::sync::Arc;
 
 use dolmen_proto::codec::Extensions;
-use dolmen_proto::head::{Head, HeadOrder, NO_HEAD, OwnerNote, ReadBody};
+use dolmen_proto::head::{Head, HeadOrder, NO_HEAD, OwnerNote, ReadBody, named_stewards, with_named_stewards};
 use dolmen_proto::heads::HeadVersion;
 use dolmen_proto::keys::{DatasetKeys, ReadKeys};
 use dolmen_proto::limits::HEAD_SEQUENCE_LEAP_MAX;
 
 use super::publish::put_head;
 use super::state::note_of;
+use super::stewards::Publishing;
 use super::{Commit, CommitOptions, Done, Fork, Owner, State, TRIES, pause};
 use crate::error::{ClientError, ErrorKind};
 use crate::heads::{self, Published, Wanted};
@@ -33,6 +34,7 @@ pub(crate) async fn rekey(owner: &Owner, options: &CommitOptions) -> Result<(), 
         begin(&commit, &base, next).await?;
         let Some(displaced) = say(&commit, &base, next).await? else { continue };
         owner.guard.clear()?;
+        tell_stewards(&commit, &base, next).await;
         if !displaced.is_empty() {
             // Their writers believe them to be in.
             commit.settled(displaced, None).await?;
@@ -49,6 +51,21 @@ pub(crate) async fn rekey(owner: &Owner, options: &CommitOptions) -> Result<(), 
 
 fn bug(error: &dyn std::fmt::Display) -> ClientError {
     ClientError::bug("could not write a head", error)
+}
+
+/// Tells stewards the secrets of the next epoch.
+async fn tell_stewards(commit: &Commit<'_>, base: &State, epoch: u32) {
+    let owner = commit.owner;
+    let everybody = commit.candidates.everybody();
+    let publishing = Publishing {
+        keys: &owner.keys(epoch),
+        ledger: &base.ledger,
+        table: &base.body.table,
+        sequence: base.head.sequence().saturating_add(1),
+        until: owner.client.nodes_known().now().after(commit.options.lease),
+        everybody: everybody.as_ref(),
+    };
+    publishing.publish_all(owner).await;
 }
 
 /// The note of a state's owner, with another epoch.
@@ -71,7 +88,7 @@ async fn begin(commit: &Commit<'_>, base: &State, epoch: u32) -> Result<(), Clie
         table_secret: keys.table.clone(),
         table_head_key: keys.table_head.verifying_key().to_bytes(),
         owner_note: Some(note(base, &keys, epoch)?),
-        extensions: Extensions::default(),
+        extensions: same_stewards(&base.body.extensions)?,
         ..base.body.clone()
     };
     let head = Head::create_read(&keys.read, &keys.read_head, order(&base.head, current.as_ref()), &body)
@@ -85,6 +102,12 @@ async fn begin(commit: &Commit<'_>, base: &State, epoch: u32) -> Result<(), Clie
             "run the same command again",
         )),
     }
+}
+
+/// What of a head's extensions goes on in the next epoch.
+fn same_stewards(before: &Extensions) -> Result<Extensions, ClientError> {
+    let stewards = named_stewards::<ReadBody>(before).map_err(|error| bug(&error))?;
+    with_named_stewards::<ReadBody>(Extensions::default(), &stewards).map_err(|error| bug(&error))
 }
 
 /// Sequences go on from one epoch to the next, since tables and views are ordered by them.

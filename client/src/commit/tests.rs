@@ -17,6 +17,7 @@ use crate::{
 mod collect;
 mod property;
 mod shares;
+mod stewards;
 mod writers;
 
 /// What is warned of.

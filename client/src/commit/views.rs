@@ -63,13 +63,24 @@ pub(crate) fn new_share(
         let oldest = oldest.ok_or_else(|| refused(format!("it has {SHARES_MAX} shares")))?;
         ledger.shares.remove(oldest);
     }
+    let number = take_number(ledger)?;
+    ledger.shares.push(Share { number, path, snapshot, created, ended: None, sequence: 0 });
+    Ok(number)
+}
+
+/// Takes a number that no share and no steward has had.
+///
+/// # Errors
+/// `Refused` when all are used, `Local` without random numbers.
+pub(super) fn take_number(ledger: &mut Ledger) -> Result<u32, ClientError> {
     let mut random = [0; 2];
     crate::vault::fill_random(&mut random)?;
     let leap = u32::from(u16::from_le_bytes(random)) % NUMBER_LEAP_MAX;
-    let number = ledger.next.checked_add(leap).filter(|number| *number < u32::MAX);
-    let number = number.ok_or_else(|| refused("all numbers of shares are used".to_owned()))?;
+    let number = ledger.next.checked_add(leap).filter(|number| *number < u32::MAX).ok_or_else(|| {
+        let advice = "put it into a dataset of its own";
+        ClientError::new(ErrorKind::Refused, "no more can be shared of this dataset", "all numbers are used", advice)
+    })?;
     ledger.next = number + 1;
-    ledger.shares.push(Share { number, path, snapshot, created, ended: None, sequence: 0 });
     Ok(number)
 }
 

@@ -10,10 +10,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use dolmen_net::driver::{Clock, Executor, MonotonicClock, Step, run};
 use dolmen_proto::attempt::Fault;
-use dolmen_proto::head::{Head, HeadError, ReadBody, TableBody, ViewBody};
+use dolmen_proto::head::{Head, HeadError, OverlayBody, ReadBody, StewardBody, TableBody, ViewBody};
 use dolmen_proto::heads::{HeadPlace, HeadReadAction, HeadReadEvent, HeadReadOutcome, HeadReadSession, HeadVersion};
 use dolmen_proto::ids::{HeadHash, Point, Timestamp};
-use dolmen_proto::keys::{LocatorSecret, ReadKeys, TableKeys, TableSecret, ViewKeys, ViewSecret};
+use dolmen_proto::keys::{
+    LocatorSecret, OverlayKeys, ReadKeys, StewardKeys, StewardSecret, TableKeys, TableSecret, ViewKeys, ViewSecret,
+};
 use dolmen_proto::limits::HEAD_POINTS;
 use dolmen_proto::link::{Link, LinkKind, LinkSecret};
 use futures::FutureExt;
@@ -76,6 +78,30 @@ impl Wanted<ViewBody> {
     pub(crate) fn of_view(view: &ViewSecret) -> Self {
         let (locator, view) = (ViewKeys::derive(view).locator, view.clone());
         Self { locator, open: Arc::new(move |head| head.open_view(&view)), frozen: false }
+    }
+}
+
+impl Wanted<StewardBody> {
+    /// The head of a steward.
+    pub(crate) fn of_steward(steward: &StewardSecret) -> Self {
+        let (locator, steward) = (StewardKeys::derive(steward).locator, steward.clone());
+        Self { locator, open: Arc::new(move |head| head.open_steward(&steward)), frozen: false }
+    }
+}
+
+impl Wanted<OverlayBody> {
+    /// The head of the overlay of the steward with this public key.
+    pub(crate) fn of_overlay(table: &TableSecret, steward: [u8; 32]) -> Self {
+        let (locator, table) = (OverlayKeys::derive(table, &steward).locator, table.clone());
+        Self { locator, open: Arc::new(move |head| head.open_overlay(&table, &steward)), frozen: false }
+    }
+}
+
+impl Wanted<()> {
+    /// A head that can be told from others by its key alone, by somebody who cannot open it.
+    pub(crate) fn of_key(locator: LocatorSecret, key: [u8; 32]) -> Self {
+        let open = move |head: &Head| if *head.public_key() == key { Ok(()) } else { Err(HeadError::OtherKey) };
+        Self { locator, open: Arc::new(open), frozen: false }
     }
 }
 

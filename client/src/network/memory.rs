@@ -56,7 +56,7 @@ struct Lease {
 struct Node {
     key: SigningKey,
     manner: Manner,
-    shards: HashMap<ShardRoot, (Bytes, Lease)>,
+    shards: HashMap<ShardRoot, (Bytes, Vec<Lease>)>,
     heads: BTreeMap<(Point, [u8; 32]), Bytes>,
     /// Heads that were put while it was hesitant.
     refused_heads: BTreeSet<(Point, Bytes)>,
@@ -86,17 +86,7 @@ pub(crate) struct Memory {
 
 impl Memory {
     pub(crate) fn new(count: u8) -> Arc<Self> {
-        let nodes = (0..count).map(|number| {
-            let key = SigningKey::from_bytes(&[number + 1; 32]);
-            let node = Node {
-                key,
-                manner: Manner::Honest,
-                shards: HashMap::new(),
-                heads: BTreeMap::new(),
-                refused_heads: BTreeSet::new(),
-            };
-            (NodeId::new(node.key.verifying_key().to_bytes()), node)
-        });
+        let nodes = (0..count).map(new_node);
         Arc::new(Self {
             nodes: Mutex::new(nodes.collect()),
             puts: AtomicU64::new(0),
@@ -105,6 +95,13 @@ impl Memory {
             changed: tokio::sync::watch::Sender::new(0),
             ahead: Mutex::default(),
         })
+    }
+
+    /// So many more nodes come.
+    pub(crate) fn join(&self, count: u8) {
+        let mut nodes = self.nodes();
+        let present = u8::try_from(nodes.len()).unwrap();
+        nodes.extend((present..present + count).map(new_node));
     }
 
     fn nodes(&self) -> MutexGuard<'_, BTreeMap<NodeId, Node>> {
@@ -167,7 +164,7 @@ impl Memory {
             delete_key: [0; 32],
             until: self.now().after(Duration::from_secs(86_400)),
         };
-        self.nodes().get_mut(&id).unwrap().shards.insert(root, (bytes, lease));
+        self.nodes().get_mut(&id).unwrap().shards.insert(root, (bytes, vec![lease]));
         root
     }
 
@@ -205,7 +202,10 @@ impl Memory {
 
     /// The earliest end of any lease.
     pub(crate) fn earliest_end(&self) -> Option<Timestamp> {
-        self.nodes().values().flat_map(|node| node.shards.values().map(|(_, lease)| lease.until)).min()
+        self.nodes()
+            .values()
+            .flat_map(|node| node.shards.values().flat_map(|(_, leases)| leases).map(|lease| lease.until))
+            .min()
     }
 
     fn record(id: NodeId, node: &Node, now: Timestamp) -> NodeRecord {
@@ -271,7 +271,11 @@ impl Memory {
                 if node.manner == Manner::FalseReceipts {
                     receipt.root = ShardRoot::new([0; 32]);
                 }
-                node.shards.insert(terms.root, (bytes, lease));
+                let (_, leases) = node.shards.entry(terms.root).or_insert_with(|| (bytes, Vec::new()));
+                match leases.iter_mut().find(|other| other.account == lease.account) {
+                    Some(other) => *other = Lease { until: lease.until.max(other.until), ..lease },
+                    None => leases.push(lease),
+                }
                 let puts = self.puts.fetch_add(1, Ordering::SeqCst) + 1;
                 self.changed.send_replace(puts);
                 Reply::Put(Box::new(Signed::sign(receipt, &node.key)))
@@ -305,9 +309,10 @@ impl Memory {
                 roots
                     .iter()
                     .map(|root| match node.shards.get(root).filter(|_| node.manner != Manner::Forgetful) {
-                        Some((bytes, lease)) => {
-                            Ok(ShardStatus { length_bytes: bytes.len() as u64, until: lease.until })
-                        }
+                        Some((bytes, leases)) => Ok(ShardStatus {
+                            length_bytes: bytes.len() as u64,
+                            until: leases.iter().map(|lease| lease.until).max().unwrap(),
+                        }),
                         None => Err(ErrorCode::NotHeld),
                     })
                     .collect(),
@@ -316,9 +321,15 @@ impl Memory {
                 let asked = renew.verify(&id, now).map_err(|error| refused(&error))?.clone();
                 let mut codes = Vec::new();
                 let mut shards = Vec::new();
+                let may = |lease: &Lease| {
+                    lease.account == asked.account && (renew.grant.is_some() || lease.renew_key == asked.signer)
+                };
                 for root in &asked.roots {
-                    match node.shards.get_mut(root) {
-                        Some((bytes, lease)) if lease.account == asked.account && lease.renew_key == asked.signer => {
+                    let held = node.shards.get_mut(root);
+                    let found =
+                        held.and_then(|(bytes, leases)| Some((bytes, leases.iter_mut().find(|lease| may(lease))?)));
+                    match found {
+                        Some((bytes, lease)) => {
                             lease.until = lease.until.max(asked.until);
                             shards.push((*root, bytes.len() as u64));
                             codes.push(Ok(()));
@@ -333,13 +344,19 @@ impl Memory {
             }
             Request::Delete(delete) => {
                 let asked = delete.verify(&id, now).map_err(|error| refused(&error))?.clone();
-                let codes = asked.roots.iter().map(|root| match node.shards.get(root) {
-                    Some((_, lease)) if lease.account == asked.account && lease.delete_key == asked.signer => {
-                        node.shards.remove(root);
-                        Ok(())
+                let codes = asked.roots.iter().map(|root| {
+                    let Some((_, leases)) = node.shards.get_mut(root) else { return Ok(()) };
+                    let Some(place) = leases.iter().position(|lease| lease.account == asked.account) else {
+                        return Ok(());
+                    };
+                    if leases[place].delete_key != asked.signer {
+                        return Err(ErrorCode::Unauthorised);
                     }
-                    Some(_) => Err(ErrorCode::Unauthorised),
-                    None => Ok(()),
+                    leases.remove(place);
+                    if leases.is_empty() {
+                        node.shards.remove(root);
+                    }
+                    Ok(())
                 });
                 Reply::Delete(codes.collect())
             }
@@ -370,6 +387,17 @@ impl Memory {
         };
         Ok(Answer { reply, body: Body::Ready(body) })
     }
+}
+
+fn new_node(number: u8) -> (NodeId, Node) {
+    let node = Node {
+        key: SigningKey::from_bytes(&[number + 1; 32]),
+        manner: Manner::Honest,
+        shards: HashMap::new(),
+        heads: BTreeMap::new(),
+        refused_heads: BTreeSet::new(),
+    };
+    (NodeId::new(node.key.verifying_key().to_bytes()), node)
 }
 
 fn flipped(bytes: Bytes) -> Bytes {

@@ -62,6 +62,11 @@ impl Candidates {
         Ok(Self { records, candidates, regions })
     }
 
+    /// All of them.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = NodeId> {
+        self.records.iter().map(|record| record.node)
+    }
+
     /// How many of them would take a shard.
     fn eligible(&self) -> usize {
         let within = |region: &Region| self.regions.iter().any(|allowed| allowed.contains(region));

@@ -42,6 +42,8 @@ pub(crate) struct TableChange {
     pub(crate) freed: BTreeSet<SegmentId>,
     /// What becomes of the base's forwarding rows, and the new ones; `None`: all stay as they are.
     pub(crate) forwards: Option<(MapForward, Vec<ForwardRow>)>,
+    /// The stewards whose overlays count, ascending; `None`: those of the base.
+    pub(crate) stewards: Option<Vec<[u8; 32]>>,
 }
 
 impl fmt::Debug for TableChange {
@@ -149,6 +151,7 @@ impl Writing {
             Some(table) => (table.extensions.clone(), table.stewards.clone(), table.receipts.clone()),
             None => (Extensions::default(), Vec::new(), None),
         };
+        let stewards = self.change.stewards.take().unwrap_or(stewards);
         let mut root = TableRoot {
             policy: self.policy,
             nodes: Vec::new(),

@@ -22,11 +22,16 @@ use jiff::tz::TimeZone;
 use tokio::io::AsyncRead;
 use zeroize::Zeroizing;
 
+mod stewards;
+
+pub use stewards::StewardInfo;
+
 use super::{DatasetName, Vault};
 use crate::collect::{self, Collect};
 use crate::commit::{
     Change, CommitOptions, Committed, ForgetPolicy, NewSnapshot, Operation, Owner, Refresh, Remove, Selector, State,
-    Tree, add_tag, commit, components, new_share, put_views_again, rekey, remove_tag, settled, share_link,
+    Tree, add_tag, commit, components, new_share, put_stewards_again, put_views_again, rekey, remove_tag, settled,
+    share_link,
 };
 use crate::error::{ClientError, ErrorKind};
 use crate::info;
@@ -470,6 +475,7 @@ impl Dataset {
         let renewed = lease::renew(client.nodes_known(), &account, &shards, until).await;
         self.owner.put_heads_again(&state, until).await?;
         put_views_again(&self.owner, &state.ledger, until).await?;
+        put_stewards_again(&self.owner, &state, until).await;
         Ok(RenewReport { shards: total as u64, renewed_shards: renewed as u64, lease_until: until })
     }
 }
@@ -605,6 +611,9 @@ impl Operation for Retire {
             let mut ledger = base.ledger.clone();
             for share in &mut ledger.shares {
                 share.ended = share.ended.or(Some(created));
+            }
+            for steward in &mut ledger.stewards {
+                steward.ended = steward.ended.or(Some(created));
             }
             Ok(Change {
                 tree: Tree::Bare(NewSnapshot { root, single: false, needs: Needs::NONE, message: String::new() }),

@@ -20,7 +20,7 @@ use dolmen_proto::keys::VaultSecret;
 
 pub use self::catalogue::DatasetInfo;
 use self::catalogue::Place;
-pub use self::dataset::{Dataset, ShareInfo};
+pub use self::dataset::{Dataset, ShareInfo, StewardInfo};
 use self::file::VaultFile;
 pub(crate) use self::file::{Cost, Fingerprint};
 pub(crate) use self::keychain::{Keychain, SystemKeychain};

@@ -83,7 +83,7 @@ impl PlacedSegment {
         &self.holders
     }
 
-    fn write(&self, writer: &mut Writer) {
+    pub(crate) fn write(&self, writer: &mut Writer) {
         write_geometry(writer, &self.geometry, &self.nonce);
         for holder in &self.holders {
             writer.raw(holder.root.as_bytes());
@@ -91,7 +91,7 @@ impl PlacedSegment {
         }
     }
 
-    fn read(reader: &mut Reader<'_>) -> Result<Self, DocumentError> {
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, DocumentError> {
         let (geometry, nonce) = read_geometry(reader)?;
         let holders = (0..geometry.policy().n())
             .map(|_| {

@@ -7,11 +7,13 @@
 mod body;
 mod note;
 mod order;
+mod steward;
 mod view;
 
 pub use body::{Holder, PlacedSegment, ReadBody, TableBody, TableLocation};
 pub use note::{NoteError, OwnerNote, SealedNote};
 pub use order::{Refusal, Verdict, accept};
+pub use steward::{OverlayBody, StewardBody, named_stewards, with_named_stewards};
 pub use view::ViewBody;
 
 use bytes::Bytes;

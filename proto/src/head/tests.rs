@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::codec::Extensions;
 use crate::ids::{NodeId, SegmentId, ShardRoot, SnapshotId, Timestamp};
-use crate::keys::{DatasetKeys, MaskKey, VaultSecret, ViewKeys};
+use crate::keys::{DatasetKeys, MaskKey, OverlayKeys, StewardKeys, VaultSecret, ViewKeys};
 use crate::limits::{DOCUMENT_ADDRESSES_MAX, HEAD_SEQUENCE_LEAP_MAX};
 use crate::link::{LinkSecret, StewardSecret};
 use crate::policy::Policy;
@@ -363,6 +363,112 @@ proptest! {
         plain[at] = value;
         if let Ok(body) = body::decode_read(&plain) {
             prop_assert_eq!(&body::encode_read(&body).expect("was read")[..], &plain[..]);
+        }
+    }
+}
+
+fn steward_body(keys: &DatasetKeys, number: u32) -> StewardBody {
+    StewardBody {
+        opening: keys.steward(number).opening,
+        table_secret: keys.table.clone(),
+        mask_secret: keys.mask.clone(),
+        read_locator: ReadKeys::derive(&keys.read).locator,
+        read_head_key: keys.read_head.verifying_key().to_bytes(),
+        table_head_key: keys.table_head.verifying_key().to_bytes(),
+        table: location(4, 1),
+        grants: Some(history(SegmentId::new([6; 32]))),
+        created: Timestamp::from_unix_ms(1_790_000_000_000),
+        extensions: Extensions::default(),
+    }
+}
+
+fn steward_head(number: u32) -> Head {
+    let keys = keys();
+    let steward = keys.steward(number);
+    let body = steward_body(&keys, number);
+    Head::create_steward(&steward.secret, &steward.head, HeadOrder::after(None), &body).expect("writable")
+}
+
+#[test]
+fn a_steward_s_head_opens_with_his_link_only_and_is_made_by_the_owner_only() {
+    let keys = keys();
+    let head = steward_head(1);
+    let (steward, other) = (keys.steward(1), keys.steward(2));
+    assert_eq!(head.open_steward(&steward.secret), Ok(steward_body(&keys, 1)));
+    assert_eq!(head.open_steward(&other.secret), Err(HeadError::Seal));
+    assert_eq!(head.open_view(&crate::keys::ViewSecret::new(*steward.secret.expose())), Err(HeadError::Seal));
+    assert_eq!(head.open_read(&ReadSecret::new(*steward.secret.expose())), Err(HeadError::Seal));
+    let link = Link::new(LinkSecret::Steward(steward.secret.clone()), Vec::new()).expect("writable");
+    assert_eq!(link.steward_secret(), Some(&steward.secret));
+    assert_eq!(read_head(HeadOrder::after(None)).open_link(&link), Err(HeadError::LinkKind(LinkKind::Steward)));
+
+    // He knows opening, seal and all secrets of the body, and can sign with keys of his own: none of it makes a head.
+    let body = steward_body(&keys, 1);
+    let order = HeadOrder { sequence: 2, previous: head.hash() };
+    let own = StewardKeys::derive(&steward.secret).overlay;
+    assert_eq!(Head::create_steward(&steward.secret, &own, order, &body), Err(HeadError::NotCommitted));
+    let forged = Head::create(
+        &StewardKeys::derive(&steward.secret).seal,
+        &own,
+        order,
+        steward::encode_steward(&body).expect("writable"),
+    );
+    assert_eq!(forged.expect("a head like any").open_steward(&steward.secret), Err(HeadError::NotCommitted));
+    let own_grants = StewardBody { grants: Some(history(SELF_SEGMENT)), ..body };
+    assert!(matches!(
+        Head::create_steward(&steward.secret, &steward.head, order, &own_grants),
+        Err(HeadError::Body(_))
+    ));
+}
+
+#[test]
+fn an_overlay_s_head_is_its_steward_s_alone_and_opens_with_the_table_secret() {
+    let keys = keys();
+    let mine = StewardKeys::derive(&keys.steward(1).secret);
+    let other = StewardKeys::derive(&keys.steward(2).secret);
+    let body = OverlayBody { location: location(4, 1), extensions: Extensions::default() };
+    let head = Head::create_overlay(&keys.table, &mine.overlay, HeadOrder::after(None), &body).expect("writable");
+    assert_eq!(head.open_overlay(&keys.table, &mine.public_key()), Ok(body.clone()));
+    assert_eq!(head.open_overlay(&keys.table, &other.public_key()), Err(HeadError::OtherKey));
+    let later = keys.in_epoch(1);
+    assert_eq!(head.open_overlay(&later.table, &mine.public_key()), Err(HeadError::Seal), "another epoch");
+    // A steward who seals as the other one does not sign as he does.
+    let seal = OverlayKeys::derive(&keys.table, &other.public_key()).seal;
+    let plain = head.open(&OverlayKeys::derive(&keys.table, &mine.public_key()).seal).expect("his own");
+    let forged = Head::create(&seal, &mine.overlay, HeadOrder::after(None), plain).expect("a head like any");
+    assert_eq!(forged.open_overlay(&keys.table, &other.public_key()), Err(HeadError::OtherKey));
+    assert_eq!(head.open_table(&keys.table, &mine.public_key()), Err(HeadError::Seal));
+}
+
+#[test]
+fn heads_name_the_first_few_stewards() {
+    let stewards: Vec<[u8; 32]> = (0..12).map(|number| [number; 32]).collect();
+    let extensions = with_named_stewards::<ReadBody>(Extensions::default(), &stewards).expect("ascending");
+    assert_eq!(named_stewards::<ReadBody>(&extensions).as_deref(), Ok(&stewards[..8]));
+    assert_eq!(named_stewards::<TableBody>(&extensions), Ok(Vec::new()), "each head has a key of its own");
+    assert!(with_named_stewards::<ReadBody>(Extensions::default(), &[[2; 32], [1; 32]]).is_err());
+    let keys = keys();
+    let body = ReadBody { table: location(20, 8), extensions, ..read_body(&keys) };
+    let head = Head::create_read(&keys.read, &keys.read_head, HeadOrder::after(None), &body).expect("it fits");
+    let found = head.open_read(&keys.read).expect("ours");
+    assert_eq!(named_stewards::<ReadBody>(&found.extensions).map(|found| found.len()), Ok(8));
+    let none = with_named_stewards::<ReadBody>(found.extensions, &[]).expect("fewer");
+    assert_eq!(none, Extensions::default());
+    for bad in [&[][..], &[1], &[9; 300], &[0, 0], &[[2; 1].as_slice(), &[7; 64]].concat()] {
+        let mut extensions = Extensions::default();
+        extensions.insert(6, bad.to_vec()).expect("even");
+        assert!(named_stewards::<ReadBody>(&extensions).is_err(), "{bad:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn damaged_bodies_of_stewards_have_one_encoding_or_none(place: prop::sample::Index, value: u8) {
+        let mut plain = steward::encode_steward(&steward_body(&keys(), 1)).expect("writable").to_vec();
+        let at = place.index(plain.len());
+        plain[at] = value;
+        if let Ok(body) = steward::decode_steward(&plain) {
+            prop_assert_eq!(&steward::encode_steward(&body).expect("was read")[..], &plain[..]);
         }
     }
 }

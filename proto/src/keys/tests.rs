@@ -121,3 +121,45 @@ fn a_view_secret_is_no_read_secret() {
     let as_view = ViewSecret::commit(&ViewOpening::new(opening), &key);
     assert_ne!(as_view.expose(), ReadSecret::commit(&ReadOpening::new(opening), &key).expose());
 }
+
+#[test]
+fn stewards_have_nothing_in_common_with_each_other_or_with_views() {
+    let mut seen = BTreeSet::new();
+    let node = NodeId::new([2; 32]);
+    for index in 0..2 {
+        let keys = DatasetKeys::derive(&VaultSecret::new([1; 32]), index);
+        for number in [0, 1, 256, u32::MAX] {
+            let steward = keys.steward(number);
+            assert_eq!(*keys.in_epoch(7).steward(number).secret.expose(), *steward.secret.expose());
+            let own = StewardKeys::derive(&steward.secret);
+            let store = own.store(&keys.table);
+            let overlay = OverlayKeys::derive(&keys.table, &own.public_key());
+            assert_eq!(store.mask, overlay.mask, "readers derive the masks of overlays");
+            let later = OverlayKeys::derive(&keys.in_epoch(1).table, &own.public_key());
+            let all = [
+                *steward.secret.expose(),
+                *steward.opening.expose(),
+                steward.head.to_bytes(),
+                *own.locator.expose(),
+                *own.seal.expose(),
+                own.overlay.to_bytes(),
+                own.at(node).to_bytes(),
+                own.at(NodeId::new([3; 32])).to_bytes(),
+                *store.dedup.expose(),
+                *store.account.expose(),
+                *store.delete.expose(),
+                *store.renew.expose(),
+                *overlay.locator.expose(),
+                *overlay.seal.expose(),
+                *overlay.mask.expose(),
+                *later.locator.expose(),
+                *later.seal.expose(),
+                *later.mask.expose(),
+                *keys.view(number).secret.expose(),
+            ];
+            assert!(all.into_iter().all(|key| seen.insert(key)), "steward {number} has a key of another one");
+            let public = steward.head.verifying_key().to_bytes();
+            assert_eq!(StewardSecret::commit(&steward.opening, &public), steward.secret);
+        }
+    }
+}

@@ -38,8 +38,13 @@ impl CountedTree {
 
     pub(crate) fn parse(value: &[u8]) -> Result<Self, DocumentError> {
         let mut reader = Reader::new(value);
-        let tree = Self { count: reader.u64("the number of items")?, root: BlobPointer::read(&mut reader)? };
+        let tree = Self::read(&mut reader)?;
         reader.finish()?;
+        Ok(tree)
+    }
+
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, DocumentError> {
+        let tree = Self { count: reader.u64("the number of items")?, root: BlobPointer::read(reader)? };
         tree.check()?;
         Ok(tree)
     }

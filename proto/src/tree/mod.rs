@@ -64,6 +64,16 @@ pub enum BlobKind {
     HistoryInner = 16,
     /// The ledger of shares.
     Ledger = 17,
+    /// Grants of a steward.
+    GrantLeaf = 18,
+    /// Children of a tree of grants.
+    GrantInner = 19,
+    /// The root of an overlay.
+    Overlay = 20,
+    /// Rows of an overlay.
+    OverlayLeaf = 21,
+    /// Children of an overlay's tree of rows.
+    OverlayInner = 22,
 }
 
 impl BlobKind {
