@@ -13,15 +13,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
+use dolmen_proto::audit::{AuditClass, DrawKind, Outcome, SetTop, nonce_hash};
 use dolmen_proto::ids::{AccountId, NodeId, Point, ShardRoot, Timestamp};
 use dolmen_proto::limits;
 use dolmen_proto::sign::{self, SignatureKind};
 use dolmen_proto::wire::frame::{LENGTH_BYTES, encode_reply, encode_request, parse_reply, parse_request};
 use dolmen_proto::wire::{
-    Accepting, DeleteBody, DeleteRequest, DescribeReply, ErrorCode, GetHeadRequest, GetReply, GetRequest, GrantRights,
-    LeaseItem, LeaseTerms, ListBody, ListReply, ListRequest, NodeRecord, OperatorClaim, PutHeadReply, PutHeadRequest,
-    PutRequest, Receipt, RenewBody, RenewReceipt, RenewReply, RenewRequest, Reply, Request, ShardStatus, Signed,
-    StewardGrant, Successor, WireError,
+    Accepting, BeaconRound, Challenge, Close, CloseStep, DeleteBody, DeleteRequest, DescribeReply, ErrorCode,
+    GetHeadRequest, GetReply, GetRequest, GrantRights, LeaseItem, LeaseTerms, ListBody, ListReply, ListRequest,
+    NodeRecord, OperatorClaim, Proof, ProveReply, ProveRequest, PutHeadReply, PutHeadRequest, PutRequest, Receipt,
+    Refusal, RenewBody, RenewReceipt, RenewReply, RenewRequest, Reply, Request, Reveal, RevealStep, ShardStatus,
+    Signed, Slot, StewardGrant, Successor, WireError,
 };
 use ed25519_dalek::SigningKey;
 use serde_json::{Value, json};
@@ -130,6 +132,71 @@ fn renew_receipt() -> RenewReceipt {
     }
 }
 
+fn challenge() -> Signed<Challenge> {
+    let challenge = Challenge {
+        node: node(),
+        auditor: public(STEWARD),
+        draw: DrawKind::Mixed,
+        samples: 64,
+        set: SetTop { hash: [0x33; 32], bytes: 1_000_000, count: 100 },
+        nonce_hash: nonce_hash(&[0x44; 32]),
+        issued_at: NOW,
+        beacon: Some(BeaconRound { beacon: [0x55; 32], round: 1234 }),
+    };
+    Signed::sign(challenge, &key(STEWARD))
+}
+
+fn slot(refused: Option<Refusal>) -> Signed<Slot> {
+    let slot = Slot {
+        node: node(),
+        challenge_hash: challenge().body_hash(),
+        refused,
+        class: AuditClass::SolidState,
+        issued_at: NOW,
+        until: NOW.after(limits::AUDIT_SLOT_LIFE),
+        retry_after_ms: if refused.is_some() { 60_000 } else { 0 },
+    };
+    Signed::sign(slot, &key(NODE))
+}
+
+fn reveal() -> Signed<Reveal> {
+    let reveal = Reveal {
+        node: node(),
+        auditor: public(STEWARD),
+        slot_hash: slot(None).body_hash(),
+        nonce: [0x44; 32],
+        beacon_value: Bytes::from_static(b"what the beacon said"),
+        asked_at: NOW,
+        attempt: 1,
+    };
+    Signed::sign(reveal, &key(STEWARD))
+}
+
+fn proof() -> Signed<Proof> {
+    let proof = Proof {
+        node: node(),
+        reveal_hash: reveal().body_hash(),
+        answered_at: NOW,
+        payload_hash: [0x66; 32],
+        payload_bytes: 2_000,
+        codes: vec![Ok(()), Err(ErrorCode::NotHeld)],
+    };
+    Signed::sign(proof, &key(NODE))
+}
+
+fn close() -> Signed<Close> {
+    let close = Close {
+        node: node(),
+        auditor: public(STEWARD),
+        last_hash: proof().body_hash(),
+        outcome: Outcome::NotHeld,
+        received_at: NOW,
+        asked: 2,
+        failed: 1,
+    };
+    Signed::sign(close, &key(STEWARD))
+}
+
 fn requests() -> Vec<(&'static str, Request)> {
     let signed_grant = || Some(Signed::sign(grant(), &key(ACCOUNT)));
     let get =
@@ -161,6 +228,25 @@ fn requests() -> Vec<(&'static str, Request)> {
         ("delete", Request::Delete(DeleteRequest { body: Signed::sign(deletion(), &key(DELETE)) })),
         ("list", list(None)),
         ("list_on", list(Some(root(1)))),
+        ("prove_challenge", Request::Prove(Box::new(ProveRequest::Challenge(Box::new(challenge()))))),
+        (
+            "prove_reveal",
+            Request::Prove(Box::new(ProveRequest::Reveal(Box::new(RevealStep {
+                challenge: challenge(),
+                slot: slot(None),
+                reveal: reveal(),
+                set_bytes: 1_000,
+            })))),
+        ),
+        (
+            "prove_close",
+            Request::Prove(Box::new(ProveRequest::Close(Box::new(CloseStep {
+                challenge: challenge(),
+                slot: slot(None),
+                reveal: Some(reveal()),
+                close: close(),
+            })))),
+        ),
         ("put_head", Request::PutHead(PutHeadRequest { point, head, until: NOW.after(limits::LEASE_DEFAULT) })),
         ("get_head", Request::GetHead(GetHeadRequest { point, key: None })),
         ("get_head_of_a_key", Request::GetHead(GetHeadRequest { point, key: Some(public(9)) })),
@@ -191,8 +277,33 @@ fn replies() -> Vec<(&'static str, Reply)> {
                 free_class: 40,
                 accepting: Accepting::RenewOnly,
                 record: Some(Signed::sign(record(), &key(NODE))),
+                audit_samples_per_hour: 0,
+                audit_class: AuditClass::Spinning,
+                leaving_until: None,
             })),
         ),
+        (
+            "describe_of_a_node_that_goes",
+            Reply::Describe(Box::new(DescribeReply {
+                protocol_min: 1,
+                protocol_max: 1,
+                software: "dolmen 0.1.0".into(),
+                suites: vec![1],
+                now: NOW,
+                shard_max_bytes: limits::SHARD_MAX_BYTES as u64,
+                lease_max_ms: 69_120_000_000,
+                free_class: 40,
+                accepting: Accepting::None,
+                record: None,
+                audit_samples_per_hour: 1800,
+                audit_class: AuditClass::SolidState,
+                leaving_until: Some(NOW.after(limits::LEASE_INITIAL)),
+            })),
+        ),
+        ("prove_slot", Reply::Prove(ProveReply::Slot(slot(None)))),
+        ("prove_slot_refused", Reply::Prove(ProveReply::Slot(slot(Some(Refusal::Budget))))),
+        ("prove_proof", Reply::Prove(ProveReply::Proof(Box::new(proof())))),
+        ("prove_noted", Reply::Prove(ProveReply::Noted)),
         ("put", Reply::Put(Box::new(Signed::sign(Receipt::for_terms(&terms(), NOW), &key(NODE))))),
         ("get", Reply::Get(GetReply { length_bytes: 65_536, payload_bytes: 1_000 })),
         ("stat", Reply::Stat(vec![Ok(held), Err(ErrorCode::NotHeld)])),
@@ -251,7 +362,7 @@ fn broken_headers() -> Vec<(&'static str, Vec<u8>)> {
     let stat = |count: usize| header(encode_request(&Request::Stat((0..count).map(|_| root(1)).collect())));
     vec![
         ("request_empty", Vec::new()),
-        ("request_of_prove", vec![0x42, 0x00, 0x78, 0x01]),
+        ("request_prove_of_no_step", vec![0x42, 0x00, 0x78, 0x01]),
         ("request_of_an_unknown_call", vec![0x6a, 0x00, 0x78, 0x01]),
         ("request_without_a_version", vec![0x0a, 0x00]),
         ("request_of_version_two", vec![0x0a, 0x00, 0x78, 0x02]),
@@ -527,7 +638,7 @@ fn the_broken_are_refused_for_the_reason_in_their_name() {
     let code = |name: &str| today[name]["error"]["code"].as_u64();
     for (name, expected) in [
         ("broken_request_empty", Some(106)),
-        ("broken_request_of_prove", Some(103)),
+        ("broken_request_prove_of_no_step", Some(101)),
         ("broken_request_of_an_unknown_call", Some(103)),
         ("broken_request_without_a_version", Some(106)),
         ("broken_request_of_version_two", Some(106)),

@@ -113,6 +113,14 @@ pub mod context {
     pub const PADDING: &str = "dolmen 2026 padding v1";
     /// Mask secret and segment nonce to the key of the parity masks.
     pub const PARITY_MASK: &str = "dolmen 2026 parity mask v1";
+    /// Root and length of a shard to its leaf in the set that an audit draws from.
+    pub const AUDIT_SET_LEAF: &str = "dolmen 2026 audit set leaf v1";
+    /// Two parts of a set and their sums to their node.
+    pub const AUDIT_SET_NODE: &str = "dolmen 2026 audit set node v1";
+    /// Set, node, auditor, nonce and beacon to the stream of draws.
+    pub const AUDIT_DRAW: &str = "dolmen 2026 audit draw v1";
+    /// The nonce of a challenge to what commits to it.
+    pub const AUDIT_NONCE: &str = "dolmen 2026 audit nonce v1";
     /// Salt and entries of a snapshot to the dataset root that papers quote.
     pub const DATASET_ROOT: &str = "dolmen 2026 dataset root v1";
 }

@@ -4,6 +4,7 @@
 //! passed in. `clippy.toml` beside this crate and `tests/tidy.rs` hold it to that.
 
 pub mod attempt;
+pub mod audit;
 pub mod chunk;
 pub mod codec;
 pub mod collect;

@@ -195,6 +195,31 @@ pub const NODE_RECORD_LIFE_MAX: Duration = Duration::from_secs(3600);
 /// A signed request is accepted this long before and after the time that it names.
 pub const REQUEST_LIFE: Duration = Duration::from_secs(15 * 60);
 
+/// Bytes of one block, the unit that a challenge draws: one BLAKE3 chunk.
+pub const AUDIT_BLOCK_BYTES: usize = 1024;
+/// Most samples of one challenge.
+pub const AUDIT_SAMPLES_MAX: usize = 1024;
+/// Most shards of one challenge's set.
+pub const AUDIT_SET_MAX: u64 = 1 << 32;
+/// Largest pruned set of a challenge, encoded.
+pub const AUDIT_TREE_MAX_BYTES: usize = 2 * 1024 * 1024;
+/// Largest payload of one proof: every sample a block with its path in the largest shard.
+pub const AUDIT_PAYLOAD_MAX_BYTES: usize = AUDIT_SAMPLES_MAX * (AUDIT_BLOCK_BYTES + 15 * 32);
+/// Longest value of a beacon.
+pub const AUDIT_BEACON_MAX_BYTES: usize = 96;
+/// How often a reveal may be asked: once, and three times more.
+pub const AUDIT_ATTEMPTS_MAX: u32 = 4;
+/// How long a node answers a reveal of a slot that it granted, at least.
+pub const AUDIT_SLOT_LIFE: Duration = Duration::from_secs(24 * 3600 + 900);
+/// Samples an hour for each 10^12 bytes that an auditor knows a node to hold.
+pub const AUDIT_SAMPLES_PER_HOUR_PER_TB: u64 = 64;
+/// Fewest samples a day of a node, however little it holds.
+pub const AUDIT_SAMPLES_PER_DAY_MIN: u64 = 8;
+/// Most receipts that a transcript carries.
+pub const TRANSCRIPT_RECEIPTS_MAX: usize = AUDIT_SAMPLES_MAX;
+/// Largest transcript.
+pub const TRANSCRIPT_MAX_BYTES: usize = 64 * 1024 * 1024;
+
 /// Largest volume file of a node.
 pub const VOLUME_MAX_BYTES: u64 = GIB;
 
@@ -250,6 +275,10 @@ const _: () = {
     assert!(ROOTS_PER_CALL_MAX * 56 < WIRE_HEADER_MAX_BYTES, "a full call fits a header");
     assert!(CLOCK_SKEW_MAX.as_secs() < EXPIRY_SKEW.as_secs());
     assert!(CLOCK_SKEW_MAX.as_secs() < REQUEST_LIFE.as_secs());
+    assert!(AUDIT_BLOCK_BYTES << HASH_GROUP_LOG2_CHUNKS == HASH_GROUP_BYTES);
+    assert!(SHARD_MAX_BYTES == AUDIT_BLOCK_BYTES << 15, "a path in the largest shard has fifteen hashes");
+    assert!(AUDIT_SET_MAX <= 1 << 32, "a pruned set is at most 32 deep");
+    assert!(AUDIT_SLOT_LIFE.as_secs() >= 24 * 3600 + REQUEST_LIFE.as_secs());
     assert!(LEASE_INITIAL.as_secs() < LEASE_DEFAULT.as_secs() && LEASE_DEFAULT.as_secs() < LEASE_MAX.as_secs());
     assert!(SHARD_MAX_BYTES as u64 * 2 < VOLUME_MAX_BYTES, "a volume holds several of the largest shards");
 };

@@ -31,6 +31,16 @@ pub enum SignatureKind {
     Delete,
     /// A request to list an account's leases, by the account.
     List,
+    /// A demand for proof of storage, by the auditor.
+    Challenge,
+    /// A node's leave to go on with a challenge, or its refusal, by the node key.
+    Slot,
+    /// What a challenge asks for, by the auditor.
+    Reveal,
+    /// A node's proof of storage, by the node key.
+    Proof,
+    /// What an auditor made of a challenge, by the auditor.
+    Close,
     /// A head, by the head's key.
     Head,
 }
@@ -48,6 +58,11 @@ impl SignatureKind {
             Self::Renew => b"dolmen/renew/v1\0",
             Self::Delete => b"dolmen/delete/v1\0",
             Self::List => b"dolmen/list/v1\0",
+            Self::Challenge => b"dolmen/challenge/v1\0",
+            Self::Slot => b"dolmen/slot/v1\0",
+            Self::Reveal => b"dolmen/reveal/v1\0",
+            Self::Proof => b"dolmen/proof/v1\0",
+            Self::Close => b"dolmen/close/v1\0",
             Self::Head => b"dolmen/head/v1\0",
         }
     }

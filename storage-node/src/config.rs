@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use dolmen_proto::audit::AuditClass;
 use dolmen_proto::ids::{AccountId, OperatorId};
 use dolmen_proto::limits;
 use dolmen_proto::region::{Region, RegionError};
@@ -92,6 +93,26 @@ impl AcceptingMode {
             Self::All => "all",
             Self::RenewOnly => "renew-only",
             Self::None => "none",
+        }
+    }
+}
+
+/// What the disks of a node are: how long an auditor has to wait for an answer, and how many reads they can spare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskClass {
+    /// Spinning disks.
+    #[default]
+    Hdd,
+    /// Solid state.
+    Ssd,
+}
+
+impl From<DiskClass> for AuditClass {
+    fn from(class: DiskClass) -> Self {
+        match class {
+            DiskClass::Hdd => Self::Spinning,
+            DiskClass::Ssd => Self::SolidState,
         }
     }
 }
@@ -187,6 +208,8 @@ pub struct NodeConfig {
     pub scrub_rate: ByteSize,
     /// Share of disk time that audits may take, in percent.
     pub audit_share_percent: u8,
+    /// What the disks are.
+    pub disk_class: DiskClass,
     /// The clock is right although it jumped: the operator's word, for as long as the line stands.
     pub trust_clock: bool,
 }
@@ -214,8 +237,20 @@ impl NodeConfig {
             disk_reserve: DISK_RESERVE_DEFAULT,
             scrub_rate: SCRUB_RATE_DEFAULT,
             audit_share_percent: AUDIT_SHARE_DEFAULT_PERCENT,
+            disk_class: DiskClass::default(),
             trust_clock: false,
         }
+    }
+
+    /// Blocks that are proven in an hour at most: what `audit_share_percent` of the disks' time is good for, a sample
+    /// being two random reads.
+    #[must_use]
+    pub fn audit_samples_per_hour(&self) -> u64 {
+        let samples_of_an_hour = match self.disk_class {
+            DiskClass::Hdd => 3_600_000 / 20,
+            DiskClass::Ssd => 3_600_000 * 2,
+        };
+        samples_of_an_hour * u64::from(self.audit_share_percent) / 100 * self.data.len() as u64
     }
 
     /// Reads and validates a file. Relative paths in it count from the folder that it lies in.
@@ -294,6 +329,8 @@ struct File {
     #[serde(default, deserialize_with = "optional_size")]
     scrub_rate: Option<ByteSize>,
     audit_share_percent: Option<u8>,
+    #[serde(default)]
+    disk_class: DiskClass,
     #[serde(default)]
     trust_clock: bool,
 }
@@ -383,6 +420,7 @@ impl File {
         if !(1..=100).contains(&config.audit_share_percent) {
             return Err(invalid("audit_share_percent", "write a number from 1 to 100".to_owned()));
         }
+        config.disk_class = self.disk_class;
         config.trust_clock = self.trust_clock;
         Ok(config)
     }

@@ -6,6 +6,7 @@
 pub mod accounts;
 pub mod admission;
 mod announce;
+pub mod audits;
 mod claims;
 pub mod clock;
 pub mod config;
@@ -14,6 +15,7 @@ mod error;
 pub mod folders;
 mod keeper;
 pub mod lease;
+pub mod leaving;
 pub mod node;
 pub mod serve;
 pub mod service;

@@ -25,6 +25,7 @@ use crate::config::NodeConfig;
 use crate::disk::FileDisk;
 pub use crate::error::NodeError;
 use crate::folders::{self, OpenFolders};
+use crate::leaving;
 use crate::serve::{DISK_CALLS_MAX, MEMORY_DIVISOR, NodeHandler, wall_clock};
 use crate::service::{Service, ServiceOptions};
 pub use crate::status::last_status;
@@ -261,6 +262,11 @@ fn open_service(config: &NodeConfig, identity: &Identity) -> Result<(Arc<Service
         heads_quota_bytes: config.heads_quota.bytes(),
         accepting: config.accepting,
         absent_folders: !folders.absent.is_empty(),
+        audit_samples_per_hour: config.audit_samples_per_hour(),
+        audit_class: config.disk_class.into(),
+        audit_log: Some(folders.state_folder.clone()),
+        leaving_until: leaving::read(&folders.state_folder)
+            .map_err(|source| NodeError::System { action: "read whether this node goes", source })?,
         ..ServiceOptions::default()
     };
     let service = Service::open(store, identity.signing_key().clone(), clock, options)?;

@@ -10,7 +10,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use dolmen_net::{Handler, PEER_SHARE_DIVISOR, PayloadReader, Peer, Replier, Share, Sharer, Shares, StreamError};
 use dolmen_proto::ids::Timestamp;
-use dolmen_proto::wire::{ErrorCode, GetRequest, PutRequest, Reply, Request, WireError};
+use dolmen_proto::wire::{
+    ErrorCode, GetRequest, ProveReply, ProveRequest, PutRequest, Reply, Request, RevealStep, WireError,
+};
 use futures::future::BoxFuture;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
@@ -39,6 +41,10 @@ const _: () = {
 };
 /// How long a call waits for memory or for a thread before the peer is told to come back.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Proofs that are made at a time; of [`DISK_CALLS_MAX`] threads they leave nearly all to readers.
+const PROOFS_MAX: usize = 2;
+/// How long a reveal waits for its turn: its slot was granted, so it has to be answered if that can be.
+const PROVE_PATIENCE: Duration = Duration::from_secs(10);
 /// After this long without an answer a disk is said to have failed; shorter than a client's patience.
 pub const DISK_DEADLINE: Duration = Duration::from_secs(20);
 /// When a peer may come back to a node that is busy.
@@ -61,6 +67,7 @@ struct Inner<D: Disk> {
     draining: AtomicBool,
     disk_calls: Arc<Semaphore>,
     memory: Arc<Shares>,
+    proofs: Semaphore,
     disk_deadline: Duration,
 }
 
@@ -86,6 +93,7 @@ impl<D: Disk> NodeHandler<D> {
             draining: AtomicBool::new(false),
             disk_calls: Arc::new(Semaphore::new(DISK_CALLS_MAX)),
             memory: Shares::new(units.max(least)),
+            proofs: Semaphore::new(PROOFS_MAX),
             disk_deadline,
         };
         Self { inner: Arc::new(inner) }
@@ -139,6 +147,10 @@ impl<D: Disk> Inner<D> {
                 replier.reply(answer).await
             }
             Request::Get(get) => self.get(service, get, Sharer::of(&peer), replier).await,
+            Request::Prove(prove) if matches!(*prove, ProveRequest::Reveal(_)) => {
+                let ProveRequest::Reveal(step) = *prove else { return Ok(()) };
+                self.prove(service, step, Sharer::of(&peer), payload, replier).await
+            }
             // Touches no disk, so a node whose disks hang still says what it is.
             Request::Describe => replier.reply(service.answer(&Request::Describe, wall_clock(), from)).await,
             other => {
@@ -273,6 +285,46 @@ impl<D: Disk> Inner<D> {
             }
         }
         writer.finish()
+    }
+
+    /// Proves what a reveal draws. Few at a time, so that readers have nearly all of the threads and disks.
+    async fn prove(
+        &self,
+        service: Arc<Service<D>>,
+        step: Box<RevealStep>,
+        sharer: Sharer,
+        mut payload: PayloadReader,
+        replier: Replier,
+    ) -> Result<(), StreamError> {
+        let answer = async {
+            let proving = timeout(PROVE_PATIENCE, self.proofs.acquire()).await.ok().and_then(Result::ok);
+            if proving.is_none() {
+                return Err(busy());
+            }
+            let _memory = self.reserve_memory(sharer, Service::<D>::prove_memory_bytes(&step)).await?;
+            let mut set = Vec::new();
+            loop {
+                match payload.next().await {
+                    Ok(Some(piece)) => set.extend_from_slice(&piece),
+                    Ok(None) => break,
+                    Err(error) => {
+                        let text = format!("the set broke off: {error}");
+                        return Err(WireError::new(ErrorCode::LengthMismatch, text));
+                    }
+                }
+            }
+            self.on_disk(move || service.prove_reveal(&step, set.into(), wall_clock)).await?
+        };
+        match answer.await {
+            Ok((proof, blocks)) => {
+                let mut writer = replier.reply_with_payload(Reply::Prove(ProveReply::Proof(Box::new(proof)))).await?;
+                if !blocks.is_empty() {
+                    writer.write(blocks).await?;
+                }
+                writer.finish()
+            }
+            Err(error) => replier.refuse(error).await,
+        }
     }
 
     /// Sets memory aside for one transfer. A peer that does not read what it asked for keeps its own share, and leaves

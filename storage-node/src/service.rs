@@ -7,14 +7,17 @@
 mod get;
 mod heads;
 mod items;
+mod prove;
 mod put;
 mod upkeep;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
+use dolmen_proto::audit::AuditClass;
 use dolmen_proto::ids::{NodeId, Timestamp};
 use dolmen_proto::limits;
 use dolmen_proto::wire::{self, Accepting, DescribeReply, ErrorCode, NodeRecord, Reply, Request, Signed, WireError};
@@ -25,6 +28,7 @@ pub use self::put::{Pending, PutInProgress, PutStart, Settlement};
 pub use self::upkeep::ExpiryReport;
 use crate::accounts::{Ledger, LedgerUsage, QuotaPolicy, charged_bytes};
 use crate::admission::RateLimiter;
+use crate::audits::AuditLog;
 use crate::claims::Claims;
 use crate::clock::ClockGuard;
 use crate::config::AcceptingMode;
@@ -62,6 +66,14 @@ pub struct ServiceOptions {
     pub absent_folders: bool,
     /// Largest shard that is taken, in bytes; at most what the store takes.
     pub shard_max_bytes: u64,
+    /// Blocks that are proven in an hour at most, to all auditors together.
+    pub audit_samples_per_hour: u64,
+    /// What the disks are.
+    pub audit_class: AuditClass,
+    /// Where audits are noted for the operator; `None`: nowhere.
+    pub audit_log: Option<PathBuf>,
+    /// When the node goes away, where its operator said so.
+    pub leaving_until: Option<Timestamp>,
     /// Name and version of the software, as `Describe` gives it.
     pub software: String,
 }
@@ -77,6 +89,10 @@ impl Default for ServiceOptions {
             accepting: AcceptingMode::All,
             absent_folders: false,
             shard_max_bytes: limits::SHARD_MAX_BYTES as u64,
+            audit_samples_per_hour: 1800,
+            audit_class: AuditClass::Spinning,
+            audit_log: None,
+            leaving_until: None,
             software: concat!("dolmen/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
     }
@@ -104,6 +120,9 @@ pub struct Service<D: Disk> {
     head_bytes: AtomicU64,
     accepting: AtomicU8,
     record: RwLock<Option<Signed<NodeRecord>>>,
+    audits: prove::Audits,
+    /// When the node goes away, in milliseconds since the epoch; 0: it stays.
+    leaving_until_ms: AtomicU64,
 }
 
 impl<D: Disk> Service<D> {
@@ -132,6 +151,12 @@ impl<D: Disk> Service<D> {
             head_rate: RateLimiter::new(HEAD_BURST, HEADS_PER_MINUTE),
             head_bytes: AtomicU64::new(0),
             record: RwLock::new(None),
+            audits: prove::Audits::new(
+                options.audit_samples_per_hour,
+                options.audit_class,
+                options.audit_log.clone().map(AuditLog::new),
+            ),
+            leaving_until_ms: AtomicU64::new(options.leaving_until.map_or(0, |until| until.as_unix_ms())),
             options,
             store,
         };
@@ -188,7 +213,9 @@ impl<D: Disk> Service<D> {
     /// `from` is the peer's subnet, `None` for one of a local network.
     #[must_use]
     pub fn answer(&self, request: &Request, now: Timestamp, from: Option<Subnet>) -> Reply {
-        let early = if matches!(request, Request::Describe) { None } else { self.books().err() };
+        // An auditor is told so in a signed slot.
+        let any_time = matches!(request, Request::Describe | Request::Prove(_));
+        let early = if any_time { None } else { self.books().err() };
         if let Some(error) = early {
             return Reply::Error(error);
         }
@@ -198,6 +225,7 @@ impl<D: Disk> Service<D> {
             Request::Renew(renew) => self.renew(renew, now),
             Request::Delete(delete) => self.delete(delete, now),
             Request::List(list) => self.list(list, now),
+            Request::Prove(prove) => self.prove(prove, now, from),
             Request::PutHead(put) => self.put_head(put, now, from),
             Request::GetHead(get) => self.get_head(get),
             Request::Put(_) | Request::Get(_) => {
@@ -221,7 +249,22 @@ impl<D: Disk> Service<D> {
             free_class: self.free_class(),
             accepting: self.wire_accepting(),
             record: self.record.read().unwrap_or_else(PoisonError::into_inner).clone(),
+            audit_samples_per_hour: self.audits.samples_per_hour(),
+            audit_class: self.audits.class(),
+            leaving_until: self.leaving_until(),
         }
+    }
+
+    /// When the node goes away, where its operator said so.
+    #[must_use]
+    pub fn leaving_until(&self) -> Option<Timestamp> {
+        let until = self.leaving_until_ms.load(Ordering::Relaxed);
+        (until != 0).then(|| Timestamp::from_unix_ms(until))
+    }
+
+    /// Says that the node goes away then, or that it stays; it takes nothing new while it goes.
+    pub fn set_leaving(&self, until: Option<Timestamp>) {
+        self.leaving_until_ms.store(until.map_or(0, |until| until.as_unix_ms().max(1)), Ordering::Relaxed);
     }
 
     /// Takes in the record that the node published last; [`Service::describe`] hands it out.
@@ -245,6 +288,9 @@ impl<D: Disk> Service<D> {
     pub fn wire_accepting(&self) -> Accepting {
         if !self.has_books() {
             return Accepting::None;
+        }
+        if self.leaving_until().is_some() {
+            return Accepting::RenewOnly;
         }
         match self.accepting() {
             AcceptingMode::All => Accepting::All,

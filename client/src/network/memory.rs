@@ -9,13 +9,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use dolmen_net::NodeAddress;
 use dolmen_proto::attempt::Fault;
+use dolmen_proto::audit::{AuditClass, HeldShards, SetShard, show};
 use dolmen_proto::head::{Head, Verdict, accept};
 use dolmen_proto::ids::{AccountId, NodeId, Point, ShardRoot, Timestamp};
 use dolmen_proto::placement::{kad_distance, lookup_key};
 use dolmen_proto::root::{RootHasher, SliceError, encode_slice, root_of};
 use dolmen_proto::wire::{
-    Accepting, DescribeReply, ErrorCode, GetReply, NodeRecord, PutHeadReply, Receipt, RenewReceipt, RenewReply, Reply,
-    Request, ShardStatus, Signed, WireError,
+    Accepting, DescribeReply, ErrorCode, GetReply, NodeRecord, ProveReply, ProveRequest, PutHeadReply, Receipt,
+    Refusal, RenewReceipt, RenewReply, Reply, Request, ShardStatus, Signed, Slot, WireError,
 };
 use ed25519_dalek::SigningKey;
 use futures::future::{BoxFuture, FutureExt};
@@ -44,6 +45,12 @@ pub(crate) enum Manner {
     FalseReceipts,
     /// Its clock is a day ahead.
     Fast,
+    /// Serves, and says that it goes away.
+    Leaving,
+    /// Grants slots and answers no reveal.
+    Silent,
+    /// Grants no slots.
+    Unwilling,
 }
 
 struct Lease {
@@ -251,7 +258,16 @@ impl Memory {
                 free_class: 40,
                 accepting: Accepting::All,
                 record: None,
+                audit_samples_per_hour: 1_000_000,
+                audit_class: AuditClass::SolidState,
+                leaving_until: (node.manner == Manner::Leaving).then(|| now.after(Duration::from_secs(30 * 86_400))),
             })),
+            Request::Prove(prove) => match node.prove(id, prove, payload, now).map_err(|error| refused(&error))? {
+                (reply, blocks) => {
+                    body.extend(blocks);
+                    Reply::Prove(reply)
+                }
+            },
             Request::Put(put) => {
                 let terms = put.verify(&id, now).map_err(|error| refused(&error))?;
                 if node.manner == Manner::Full {
@@ -398,6 +414,62 @@ fn new_node(number: u8) -> (NodeId, Node) {
         refused_heads: BTreeSet::new(),
     };
     (NodeId::new(node.key.verifying_key().to_bytes()), node)
+}
+
+impl Node {
+    fn prove(
+        &mut self,
+        id: NodeId,
+        request: &ProveRequest,
+        payload: &[Bytes],
+        now: Timestamp,
+    ) -> Result<(ProveReply, Option<Bytes>), WireError> {
+        match request {
+            ProveRequest::Challenge(challenge) => {
+                challenge.verify(&id, now)?;
+                let slot = Slot {
+                    node: id,
+                    challenge_hash: challenge.body_hash(),
+                    refused: (self.manner == Manner::Unwilling).then_some(Refusal::Budget),
+                    class: AuditClass::SolidState,
+                    issued_at: now,
+                    until: now.after(dolmen_proto::limits::AUDIT_SLOT_LIFE),
+                    retry_after_ms: 0,
+                };
+                Ok((ProveReply::Slot(Signed::sign(slot, &self.key)), None))
+            }
+            ProveRequest::Reveal(step) => {
+                if self.manner == Manner::Silent {
+                    return Err(WireError::new(ErrorCode::Busy, "silent"));
+                }
+                let mut shown = show(step, &payload.concat(), &id, now, &mut *self)?;
+                if self.manner == Manner::Lying
+                    && let Some(byte) = shown.payload.first_mut()
+                {
+                    *byte ^= 1;
+                }
+                let proof = Signed::sign(shown.statement(step, now), &self.key);
+                Ok((ProveReply::Proof(Box::new(proof)), Some(shown.payload.into())))
+            }
+            ProveRequest::Close(_) => Ok((ProveReply::Noted, None)),
+        }
+    }
+}
+
+impl HeldShards for Node {
+    fn outboard(&mut self, shard: &SetShard) -> Result<Vec<u8>, ErrorCode> {
+        let held = self.shards.get(&shard.root).filter(|_| self.manner != Manner::Forgetful);
+        let (bytes, _) = held.ok_or(ErrorCode::NotHeld)?;
+        let mut hasher = RootHasher::new();
+        hasher.update(bytes);
+        Ok(hasher.finish().1)
+    }
+
+    fn read(&mut self, shard: &SetShard, offset: u32, buffer: &mut [u8]) -> Result<(), ErrorCode> {
+        let (bytes, _) = self.shards.get(&shard.root).ok_or(ErrorCode::NotHeld)?;
+        buffer.copy_from_slice(&bytes[offset as usize..][..buffer.len()]);
+        Ok(())
+    }
 }
 
 fn flipped(bytes: Bytes) -> Bytes {

@@ -297,7 +297,7 @@ fn roots_to_message(roots: &[ShardRoot]) -> Vec<Bytes> {
 }
 
 /// Checks that two clocks' times are at most `most` apart.
-pub(super) fn near(there: Timestamp, here: Timestamp, most: Duration) -> Result<(), WireError> {
+pub(crate) fn near(there: Timestamp, here: Timestamp, most: Duration) -> Result<(), WireError> {
     let apart = there.since(here).max(here.since(there));
     if apart > most {
         let text = format!("the clocks are {} s apart, the most is {} s", apart.as_secs(), most.as_secs());

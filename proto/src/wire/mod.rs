@@ -4,9 +4,11 @@
 //! every bound. Never touches a stream: `net` moves the bytes. The text is `docs/wire.md`, the prost messages
 //! ([`crate::messages`]) are generated from `schema/dolmen.proto` and are used in this module alone.
 
+pub mod audit;
 pub mod error;
 mod field;
 pub mod frame;
+mod kept;
 pub mod lease;
 pub mod receipt;
 pub mod record;
@@ -16,7 +18,11 @@ pub mod signed;
 #[cfg(test)]
 mod tests;
 
+pub use audit::{
+    BeaconRound, Challenge, Close, CloseStep, Proof, ProveReply, ProveRequest, Refusal, Reveal, RevealStep, Slot,
+};
 pub use error::{ErrorCode, WireError, WireFault};
+pub use kept::KeptReceipt;
 pub use lease::{DeleteBody, GrantRights, LeaseTerms, ListBody, RenewBody, StewardGrant};
 pub use receipt::{Receipt, RenewReceipt};
 pub use record::{Accepting, NodeRecord, OperatorClaim, Successor};

@@ -176,4 +176,12 @@ impl Signed<RenewReceipt> {
         near(receipt.issued_at, now, CLOCK_SKEW_MAX)?;
         self.signed_by(asked.node.as_bytes())
     }
+
+    /// Believes a kept receipt of a node, whatever the time; who uses it compares `until` with the present.
+    ///
+    /// # Errors
+    /// The signature is not the named node's.
+    pub fn verify_kept(&self) -> Result<&RenewReceipt, WireError> {
+        self.signed_by(self.claimed().node.as_bytes())
+    }
 }

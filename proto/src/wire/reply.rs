@@ -5,11 +5,13 @@
 
 use bytes::Bytes;
 
+use super::audit::ProveReply;
 use super::error::{ErrorCode, WireError};
 use super::field;
 use super::receipt::{Receipt, RenewReceipt};
 use super::record::{Accepting, NodeRecord};
 use super::signed::Signed;
+use crate::audit::AuditClass;
 use crate::ids::{ShardRoot, Timestamp};
 use crate::limits::{
     HEAD_MAX_BYTES, HEADS_PER_POINT_MAX, LEASES_PER_LIST_MAX, NODE_TEXT_MAX_BYTES, ROOTS_PER_CALL_MAX,
@@ -38,6 +40,8 @@ pub enum Reply {
     Delete(Vec<Result<(), ErrorCode>>),
     /// One page of leases.
     List(ListReply),
+    /// A step of an audit.
+    Prove(ProveReply),
     /// What became of the head.
     PutHead(PutHeadReply),
     /// The signed heads at the point, as bytes of at most [`HEAD_MAX_BYTES`] that are not parsed here.
@@ -67,6 +71,12 @@ pub struct DescribeReply {
     pub accepting: Accepting,
     /// Its own node record.
     pub record: Option<Signed<NodeRecord>>,
+    /// How many blocks it proves in an hour at most, to all auditors together.
+    pub audit_samples_per_hour: u64,
+    /// What its disks are.
+    pub audit_class: AuditClass,
+    /// When it goes away; until then its shards are to be copied elsewhere. `None`: it stays.
+    pub leaving_until: Option<Timestamp>,
 }
 
 /// The header before a shard's bytes.
@@ -131,6 +141,7 @@ impl Reply {
     pub const fn payload_bytes(&self) -> u64 {
         match self {
             Self::Get(get) => get.payload_bytes,
+            Self::Prove(prove) => prove.payload_bytes(),
             Self::Error(_)
             | Self::Describe(_)
             | Self::Put(_)
@@ -174,6 +185,7 @@ impl Reply {
                 leases: list.leases.iter().map(lease_to_message).collect(),
                 more: list.more,
             }),
+            Self::Prove(prove) => Outcome::Prove(prove.to_message()),
             Self::PutHead(put) => Outcome::PutHead(messages::PutHeadReply {
                 accepted: put.accepted,
                 current: put.current.clone().unwrap_or_default(),
@@ -209,6 +221,7 @@ impl Reply {
                 let leases = list.leases.iter().map(lease_from_message).collect::<Result<_, _>>()?;
                 Self::List(ListReply { leases, more: list.more })
             }
+            Outcome::Prove(prove) => Self::Prove(ProveReply::from_message(prove)?),
             Outcome::PutHead(put) => {
                 field::count("bytes of a head", put.current.len(), HEAD_MAX_BYTES)?;
                 let current = if put.current.is_empty() { None } else { Some(put.current) };
@@ -238,6 +251,9 @@ impl DescribeReply {
             free_class: u32::from(self.free_class),
             accepting: self.accepting.to_message().into(),
             record: self.record.as_ref().map_or_else(Bytes::new, |record| record.encode().into()),
+            audit_samples_per_hour: self.audit_samples_per_hour,
+            audit_class: self.audit_class.number(),
+            leaving_until_ms: self.leaving_until.map_or(0, |until| until.as_unix_ms()),
         }
     }
 
@@ -257,6 +273,9 @@ impl DescribeReply {
             free_class: field::free_class(message.free_class)?,
             accepting,
             record,
+            audit_samples_per_hour: message.audit_samples_per_hour,
+            audit_class: AuditClass::from_number(message.audit_class),
+            leaving_until: (message.leaving_until_ms != 0).then(|| Timestamp::from_unix_ms(message.leaving_until_ms)),
         })
     }
 }

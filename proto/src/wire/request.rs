@@ -6,6 +6,7 @@
 use bytes::Bytes;
 
 use super::PROTOCOL_MAX;
+use super::audit::ProveRequest;
 use super::error::{ErrorCode, WireError};
 use super::field;
 use super::lease::{DeleteBody, LeaseTerms, ListBody, RenewBody, StewardGrant, near};
@@ -33,6 +34,8 @@ pub enum Request {
     Delete(DeleteRequest),
     /// Which leases does this account have?
     List(ListRequest),
+    /// Prove that you hold what you hold: one step.
+    Prove(Box<ProveRequest>),
     /// Keep this head.
     PutHead(PutHeadRequest),
     /// Which heads are at this point?
@@ -233,6 +236,7 @@ impl Request {
             Self::Renew(_) => "Renew",
             Self::Delete(_) => "Delete",
             Self::List(_) => "List",
+            Self::Prove(_) => "Prove",
             Self::PutHead(_) => "PutHead",
             Self::GetHead(_) => "GetHead",
         }
@@ -243,6 +247,7 @@ impl Request {
     pub fn payload_bytes(&self) -> u64 {
         match self {
             Self::Put(put) => put.lease.claimed().length_bytes,
+            Self::Prove(prove) => prove.payload_bytes(),
             Self::Describe
             | Self::Get(_)
             | Self::Stat(_)
@@ -267,6 +272,7 @@ impl Request {
             | (Self::List(_), Reply::List(_))
             | (Self::PutHead(_), Reply::PutHead(_))
             | (Self::GetHead(_), Reply::GetHead(_)) => true,
+            (Self::Prove(prove), Reply::Prove(reply)) => prove.fits(reply),
             (Self::Get(get), Reply::Get(reply)) => {
                 reply.length_bytes == get.length_bytes && reply.payload_bytes == get.reply_payload_bytes()
             }
@@ -301,6 +307,7 @@ impl Request {
             }),
             Self::Delete(delete) => Call::Delete(messages::DeleteRequest { body: Some(delete.body.to_message()) }),
             Self::List(list) => Call::List(messages::ListRequest { body: Some(list.body.to_message()) }),
+            Self::Prove(prove) => Call::Prove(prove.to_message()),
             Self::PutHead(put) => Call::PutHead(messages::PutHeadRequest {
                 point: field::from32(put.point.as_bytes()),
                 head: put.head.clone(),
@@ -353,6 +360,7 @@ impl Request {
             Call::List(list) => Self::List(ListRequest {
                 body: Signed::from_message(field::present("the listing's body", list.body)?)?,
             }),
+            Call::Prove(prove) => Self::Prove(Box::new(ProveRequest::from_message(prove)?)),
             Call::PutHead(put) => {
                 if put.head.is_empty() {
                     return Err(WireError::malformed("the head is empty"));

@@ -11,10 +11,11 @@ use prost::Message;
 use super::frame::{LENGTH_BYTES, decode_length, encode_reply, encode_request, parse_reply, parse_request};
 use super::record::{Accepting, NodeRecord, OperatorClaim, Successor};
 use super::*;
+use crate::audit::{AuditClass, DrawKind, Outcome, SetTop, nonce_hash};
 use crate::ids::{AccountId, NodeId, Point, ShardRoot, Timestamp};
 use crate::limits::{
-    CLOCK_SKEW_MAX, LEASE_INITIAL, LEASE_MAX, LEASES_PER_LIST_MAX, NODE_RECORD_LIFE_MAX, REQUEST_LIFE,
-    ROOTS_PER_CALL_MAX, SHARD_MAX_BYTES, WIRE_HEADER_MAX_BYTES,
+    AUDIT_PAYLOAD_MAX_BYTES, AUDIT_SLOT_LIFE, CLOCK_SKEW_MAX, LEASE_INITIAL, LEASE_MAX, LEASES_PER_LIST_MAX,
+    NODE_RECORD_LIFE_MAX, REQUEST_LIFE, ROOTS_PER_CALL_MAX, SHARD_MAX_BYTES, WIRE_HEADER_MAX_BYTES,
 };
 use crate::messages;
 
@@ -124,6 +125,72 @@ fn code<T>(result: Result<T, WireError>) -> Option<ErrorCode> {
     result.err().map(|error| error.code())
 }
 
+fn challenge() -> Signed<Challenge> {
+    let challenge = Challenge {
+        node: node(),
+        auditor: public(STEWARD),
+        draw: DrawKind::Mixed,
+        samples: 1024,
+        set: SetTop { hash: [3; 32], bytes: u64::MAX, count: 1 << 32 },
+        nonce_hash: nonce_hash(&[4; 32]),
+        issued_at: NOW,
+        beacon: Some(BeaconRound { beacon: [5; 32], round: u64::MAX }),
+    };
+    Signed::sign(challenge, &key(STEWARD))
+}
+
+fn slot() -> Signed<Slot> {
+    let slot = Slot {
+        node: node(),
+        challenge_hash: challenge().body_hash(),
+        refused: None,
+        class: AuditClass::SolidState,
+        issued_at: NOW,
+        until: NOW.after(AUDIT_SLOT_LIFE),
+        retry_after_ms: 0,
+    };
+    Signed::sign(slot, &key(NODE))
+}
+
+fn reveal() -> Signed<Reveal> {
+    let reveal = Reveal {
+        node: node(),
+        auditor: public(STEWARD),
+        slot_hash: slot().body_hash(),
+        nonce: [4; 32],
+        beacon_value: Bytes::from(vec![7; 96]),
+        asked_at: NOW,
+        attempt: 3,
+    };
+    Signed::sign(reveal, &key(STEWARD))
+}
+
+fn proof() -> Signed<Proof> {
+    let codes = [Ok(()), Err(ErrorCode::NotHeld), Err(ErrorCode::Damaged)];
+    let proof = Proof {
+        node: node(),
+        reveal_hash: reveal().body_hash(),
+        answered_at: NOW,
+        payload_hash: [8; 32],
+        payload_bytes: AUDIT_PAYLOAD_MAX_BYTES as u64,
+        codes: codes.into_iter().cycle().take(1024).collect(),
+    };
+    Signed::sign(proof, &key(NODE))
+}
+
+fn close() -> Signed<Close> {
+    let close = Close {
+        node: node(),
+        auditor: public(STEWARD),
+        last_hash: proof().body_hash(),
+        outcome: Outcome::NotHeld,
+        received_at: NOW,
+        asked: 1024,
+        failed: 682,
+    };
+    Signed::sign(close, &key(STEWARD))
+}
+
 fn requests() -> Vec<Request> {
     vec![
         Request::Describe,
@@ -153,6 +220,19 @@ fn requests() -> Vec<Request> {
                 &key(ACCOUNT),
             ),
         }),
+        Request::Prove(Box::new(ProveRequest::Challenge(Box::new(challenge())))),
+        Request::Prove(Box::new(ProveRequest::Reveal(Box::new(RevealStep {
+            challenge: challenge(),
+            slot: slot(),
+            reveal: reveal(),
+            set_bytes: crate::limits::AUDIT_TREE_MAX_BYTES as u64,
+        })))),
+        Request::Prove(Box::new(ProveRequest::Close(Box::new(CloseStep {
+            challenge: challenge(),
+            slot: slot(),
+            reveal: Some(reveal()),
+            close: close(),
+        })))),
         Request::PutHead(PutHeadRequest {
             point: Point::new([1; 32]),
             head: Bytes::from_static(b"a head"),
@@ -190,7 +270,13 @@ fn replies() -> Vec<Reply> {
             free_class: 63,
             accepting: Accepting::All,
             record: Some(Signed::sign(record(), &key(NODE))),
+            audit_samples_per_hour: 1800,
+            audit_class: AuditClass::SolidState,
+            leaving_until: Some(NOW),
         })),
+        Reply::Prove(ProveReply::Slot(slot())),
+        Reply::Prove(ProveReply::Proof(Box::new(proof()))),
+        Reply::Prove(ProveReply::Noted),
         Reply::Put(Box::new(Signed::sign(Receipt::for_terms(&terms(), NOW), &key(NODE)))),
         Reply::Get(GetReply { length_bytes: 4096, payload_bytes: 4000 }),
         Reply::Stat([Ok(status), Err(ErrorCode::NotHeld)].into_iter().cycle().take(ROOTS_PER_CALL_MAX).collect()),
@@ -238,8 +324,7 @@ fn a_header_over_the_maximum_is_refused_before_it_is_read_and_never_written() {
 #[test]
 fn an_unknown_call_is_unsupported_and_another_version_is_not_spoken() {
     let newer = |call: &[u8]| Bytes::from([call, &[0x78, 1]].concat());
-    // Field 8 is kept for Prove, field 14 for nobody yet.
-    assert_eq!(code(parse_request(newer(&[0x42, 0]))), Some(ErrorCode::Unsupported));
+    // Field 14 is nobody's yet.
     assert_eq!(code(parse_request(newer(&[0x72, 2, 8, 1]))), Some(ErrorCode::Unsupported));
     let describe = |protocol| {
         let call = Some(messages::request::Call::Describe(messages::DescribeRequest {}));

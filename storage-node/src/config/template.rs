@@ -180,6 +180,13 @@ fn render(options: &InitOptions) -> String {
         "\"8MiB\"",
     );
     key(text_ref, "Share of disk time that audits may take, in percent.", "audit_share_percent", None, "1");
+    key(
+        text_ref,
+        "What the disks are, \"hdd\" or \"ssd\": how long an auditor waits, and how many reads audits may cost.",
+        "disk_class",
+        None,
+        "\"hdd\"",
+    );
     key(text_ref, "Most bytes of heads, the small records that links are found by.", "heads_quota", None, "\"256MiB\"");
     key(
         text_ref,
