@@ -124,6 +124,17 @@ fn record_keys(recording: &mut Recording) {
     );
 }
 
+fn record_resealed_keys(recording: &mut Recording) {
+    let keys = DatasetKeys::derive_epoch(&VaultSecret::from_entropy(&[0x11; 32]), 3, 2);
+    let sealing = [0, 1, 2].map(|epoch| {
+        let keys = keys.sealing_as(epoch);
+        let seed = keys.chunker_seed.to_string();
+        json!({ "sealing": epoch, "dedup": hex(keys.dedup.expose()), "chunker_seed": seed, "mask": hex(keys.mask.expose()) })
+    });
+    recording
+        .json("keys_of_a_resealed_dataset", &json!({ "entropy": hex([0x11; 32]), "index": 3, "sealing": sealing }));
+}
+
 fn record_vault_keys(recording: &mut Recording) {
     let vault = VaultSecret::from_entropy(&[0x11; 32]);
     let first = DatasetKeys::derive(&vault, 3);
@@ -418,6 +429,7 @@ fn recording() -> Recording {
     let mut recording = Recording::default();
     record_keys(&mut recording);
     record_vault_keys(&mut recording);
+    record_resealed_keys(&mut recording);
     record_codecs(&mut recording);
     record_chunking(&mut recording);
     record_sealing(&mut recording);

@@ -1,6 +1,6 @@
 //! Commands that change or list datasets of the vault: `log`, `tag`, `forget`, `share`, `rekey` and others.
 
-use dolmen_client::vault::{ForgetPolicy, ShareInfo, Vault};
+use dolmen_client::vault::{Earlier, ForgetPolicy, ShareInfo, Vault};
 use serde_json::json;
 
 use crate::arguments::{Forget, Gc, OneSource, Rekey, Rm, Share, Tag, Unshare};
@@ -236,13 +236,42 @@ pub async fn unshare(context: &Context, arguments: &Unshare) -> Result<Exit, Fai
 pub async fn rekey(context: &Context, arguments: &Rekey) -> Result<Exit, Failure> {
     let name = Source::dataset(&arguments.source)?;
     let (client, _, dataset) = open_dataset(context, &name).await?;
-    dataset.rekey().await?;
+    let resealed = if arguments.reseal {
+        let earlier = match (arguments.keep_earlier, arguments.forget_earlier) {
+            (true, _) => Some(Earlier::Keep),
+            (_, true) => Some(Earlier::Forget),
+            _ => None,
+        };
+        Some(dataset.reseal(earlier).await?)
+    } else {
+        dataset.rekey().await?;
+        None
+    };
     let link = dataset.read_link(&[]).await?;
     client.shut_down().await;
     let terminal = context.terminal();
+    if let Some(report) = &resealed {
+        terminal.remark(&format!(
+            "{} files ({}) are stored again under new keys; {} earlier snapshots are forgotten, {} stay under the old ones",
+            report.files,
+            size(report.bytes),
+            report.forgotten_snapshots,
+            report.kept_snapshots,
+        ));
+        terminal.remark(&format!(
+            "{} old segments left: run `dolmen gc {name}` in a week to have them deleted; until then old keys open them",
+            report.leaving_segments
+        ));
+        if report.old_shares > 0 {
+            terminal.remark(&format!(
+                "{} frozen shares still show what is stored under old keys: end them with `dolmen unshare`",
+                report.old_shares
+            ));
+        }
+    }
     terminal.remark("links given out before show nothing that comes from now on; this is the new one");
     terminal.result(&link);
-    terminal.json(&json!({ "link": *link }));
+    terminal.json(&json!({ "link": *link, "reseal": resealed }));
     Ok(Exit::Ok)
 }
 

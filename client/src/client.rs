@@ -101,6 +101,13 @@ impl Client {
         }
     }
 
+    /// The same client with so many bytes for its work.
+    pub(crate) fn with_memory(&self, bytes: u64) -> Self {
+        let mut config = (*self.config).clone();
+        config.memory_budget_bytes = bytes;
+        Self { config: Arc::new(config), ..self.clone() }
+    }
+
     /// The nodes as this client knows them.
     pub(crate) fn nodes_known(&self) -> &Nodes {
         &self.nodes

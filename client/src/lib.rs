@@ -49,6 +49,6 @@ pub use options::{Compression, Destination, GetOptions, PutOptions};
 pub use progress::{Progress, ProgressEvent, ProgressSink, Stage};
 pub use report::{
     EntryKind, FailedFile, GcReport, GetReport, InfoReport, ListedEntry, LogEntry, NodeView, PutEstimate, PutReport,
-    RemoveReport, RenewReport, SavedConflict,
+    RemoveReport, RenewReport, ResealReport, SavedConflict,
 };
 pub use snapshot::Snapshot;

@@ -167,6 +167,29 @@ pub struct GcReport {
     pub dry_run: bool,
 }
 
+/// What a reseal came to.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct ResealReport {
+    /// The newest snapshot, which is stored under new keys whole.
+    pub snapshot: String,
+    /// Files that were stored again; 0 when another machine did it.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes of shards that were sent.
+    pub new_bytes: u64,
+    /// Earlier snapshots that were forgotten.
+    pub forgotten_snapshots: u64,
+    /// Earlier snapshots that stay, under the old keys.
+    pub kept_snapshots: u64,
+    /// Shares that show one snapshot for ever and have not ended: what they show stays under the old keys.
+    pub old_shares: u64,
+    /// Segments that left the table: deleted by a garbage collection no sooner than a week from now.
+    pub leaving_segments: u64,
+    /// Bytes in them that nothing needs, before coding.
+    pub leaving_bytes: u64,
+}
+
 /// A node as the directory and the node itself describe it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct NodeView {

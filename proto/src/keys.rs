@@ -17,13 +17,13 @@ pub mod context {
     pub const DATASET: &str = "dolmen 2026 dataset v1";
     /// Dataset secret and the number of an epoch after the first to what stands in for the dataset secret in that epoch.
     pub const DATASET_EPOCH: &str = "dolmen 2026 dataset epoch v1";
-    /// Dataset secret to the key of chunk keys and segment nonces.
+    /// Dataset secret, or after a reseal that of its epoch, to the key of chunk keys and segment nonces.
     pub const DEDUP: &str = "dolmen 2026 dedup v1";
     /// Dataset secret to the mask secret.
     pub const MASK: &str = "dolmen 2026 mask secret v1";
     /// Dataset secret to the table secret.
     pub const TABLE: &str = "dolmen 2026 table secret v1";
-    /// Dataset secret to the chunker's seed.
+    /// Dataset secret, or after a reseal that of its epoch, to the chunker's seed.
     pub const CHUNKER_SEED: &str = "dolmen 2026 chunker seed v1";
     /// Dataset secret to the signing key of the read head.
     pub const READ_HEAD_KEY: &str = "dolmen 2026 read head key v1";
@@ -218,6 +218,19 @@ fn derive_signing_key(context: &'static str, parts: &[&[u8]]) -> SigningKey {
     key
 }
 
+/// What stands in for a dataset's secret in an epoch.
+fn epoch_secret(secret: &DatasetSecret, epoch: u32) -> DatasetSecret {
+    match epoch {
+        0 => secret.clone(),
+        later => DatasetSecret::new(derive(context::DATASET_EPOCH, &[secret.expose(), &later.to_le_bytes()])),
+    }
+}
+
+fn chunker_seed(secret: &DatasetSecret) -> u64 {
+    let seed = derive(context::CHUNKER_SEED, &[secret.expose()]);
+    u64::from_le_bytes(*seed.first_chunk().expect("32 bytes hold eight"))
+}
+
 impl VaultSecret {
     /// The secret of the vault whose 24 words (BIP 39, English) stand for these 32 bytes.
     #[must_use]
@@ -230,11 +243,13 @@ impl VaultSecret {
 ///
 /// A dataset has *epochs*: 0 at first, one more with every `rekey`. What leads readers to new snapshots is another in every
 /// epoch: table, table head, read head, read opening and so the read link. What names stored bytes and authority over them stays:
-/// `docs/decisions/0004-epochs.md`.
+/// `docs/decisions/0004-epochs.md`. Only `rekey --reseal` changes what chunks are sealed with, by naming the epoch whose dedup
+/// key is used from then on: `docs/decisions/0010-reseal.md`.
 #[derive(Clone)]
 pub struct DatasetKeys {
     secret: DatasetSecret,
     epoch: u32,
+    sealing: u32,
     /// Key of chunk keys, segment nonces and padding.
     pub dedup: DedupKey,
     /// Secret of the parity masks.
@@ -287,14 +302,22 @@ impl DatasetKeys {
         Self::from_secret_epoch(self.secret.clone(), epoch)
     }
 
+    /// The same keys, with what is stored from now on sealed and cut as `epoch` has it: 0 until a `rekey --reseal`.
+    #[must_use]
+    pub fn sealing_as(&self, epoch: u32) -> Self {
+        let secret = epoch_secret(&self.secret, epoch);
+        Self {
+            dedup: DedupKey::new(derive(context::DEDUP, &[secret.expose()])),
+            chunker_seed: chunker_seed(&secret),
+            sealing: epoch,
+            ..self.clone()
+        }
+    }
+
     fn from_secret_epoch(secret: DatasetSecret, epoch: u32) -> Self {
         let from = |context| derive(context, &[secret.expose()]);
-        let of_epoch = match epoch {
-            0 => secret.clone(),
-            later => DatasetSecret::new(derive(context::DATASET_EPOCH, &[secret.expose(), &later.to_le_bytes()])),
-        };
-        let seed = from(context::CHUNKER_SEED);
-        let chunker_seed = u64::from_le_bytes(*seed.first_chunk().expect("32 bytes hold eight"));
+        let of_epoch = epoch_secret(&secret, epoch);
+        let chunker_seed = chunker_seed(&secret);
         let read_head = derive_signing_key(context::READ_HEAD_KEY, &[of_epoch.expose()]);
         let read_opening = ReadOpening::new(derive(context::READ_OPENING, &[of_epoch.expose()]));
         let read = ReadSecret::commit(&read_opening, read_head.verifying_key().as_bytes());
@@ -313,6 +336,7 @@ impl DatasetKeys {
             note: OwnerNoteKey::new(from(context::OWNER_NOTE)),
             secret,
             epoch,
+            sealing: 0,
         }
     }
 
@@ -326,6 +350,12 @@ impl DatasetKeys {
     #[must_use]
     pub const fn epoch(&self) -> u32 {
         self.epoch
+    }
+
+    /// The epoch that dedup key and chunker's seed are of.
+    #[must_use]
+    pub const fn sealing(&self) -> u32 {
+        self.sealing
     }
 
     /// The keys of view `number`, the same in every epoch. A number belongs to one share for ever: whoever has its link

@@ -322,7 +322,9 @@ fn ledger(blob: &[u8]) -> Result<Value, String> {
 fn owner_note(case: &Value) -> Result<Value, String> {
     let sealed = SealedNote::parse(&bytes(case, "bytes")).map_err(said)?;
     let note = sealed.open(&OwnerNoteKey::new(array(case, "note_key"))).map_err(said)?;
-    Ok(json!({"epoch": note.epoch, "name": note.name, "ledger": note.ledger.as_ref().map(pointer)}))
+    let says = json!({"epoch": note.epoch, "name": note.name, "ledger": note.ledger.as_ref().map(pointer)});
+    let sealing = note.sealing.map(|sealing| json!({"epoch": sealing.epoch, "complete": sealing.complete}));
+    Ok(with_some(says, "sealing", sealing))
 }
 
 fn dataset_root(text: &str) -> Result<Value, String> {

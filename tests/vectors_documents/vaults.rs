@@ -1,7 +1,7 @@
 //! Cases of vaults, valid and broken: compressed chunks, histories, notes, views, forwards, ledgers, dataset roots.
 
 use dolmen_proto::codec::{Extensions, Needs};
-use dolmen_proto::head::{Head, HeadOrder, OwnerNote, ReadBody, ViewBody};
+use dolmen_proto::head::{Head, HeadOrder, OwnerNote, ReadBody, Sealing, ViewBody};
 use dolmen_proto::history::{HistoryBlob, HistoryKey, HistoryRow};
 use dolmen_proto::ids::{SegmentId, SnapshotId, Timestamp};
 use dolmen_proto::keys::{HeadSealSecret, MaskKey, ReadKeys, ViewKeys};
@@ -61,7 +61,13 @@ fn ledger() -> Ledger {
 }
 
 fn note() -> OwnerNote {
-    OwnerNote { epoch: 2, name: "Stimmen 2026".to_owned(), ledger: Some(pointer(9)), extensions: Extensions::default() }
+    OwnerNote {
+        epoch: 2,
+        name: "Stimmen 2026".to_owned(),
+        ledger: Some(pointer(9)),
+        sealing: None,
+        extensions: Extensions::default(),
+    }
 }
 
 fn note_case(bytes: impl AsRef<[u8]>) -> Value {
@@ -145,6 +151,8 @@ pub(crate) fn valid() -> Cases {
 
     add("head_read_of_a_vault", read_case(&vault_head()));
     add("owner_note", note_case(note().seal(&keys().note).expect("fits").as_bytes()));
+    let resealed = OwnerNote { sealing: Some(Sealing { epoch: 2, complete: true }), ..note() };
+    add("owner_note_of_a_resealed_dataset", note_case(resealed.seal(&keys().note).expect("fits").as_bytes()));
     let view = view_head();
     add("head_view", view_case(view.bytes(), 3));
     let mut case = view_case(view.bytes(), 3);
@@ -316,6 +324,18 @@ fn notes(cases: &mut Cases) {
     one("owner_note_padding_not_zero", 511, 1);
     let own = |plain: &mut Vec<u8>| *plain = replace_once(plain, &[0xe0; 32], &[0; 32]);
     add(cases, "owner_note_ledger_is_a_self_pointer", note_case(forge::note_again(&good, &key, own)));
+    let resealed = OwnerNote { sealing: Some(Sealing { epoch: 2, complete: false }), ..note() };
+    let resealed = resealed.seal(&key).expect("fits").as_bytes().to_vec();
+    let sealing = [2, 0, 0, 0, 0];
+    for (name, other) in [
+        ("owner_note_sealing_of_an_epoch_to_come", [3, 0, 0, 0, 0]),
+        ("owner_note_sealing_of_the_first_epoch", [0, 0, 0, 0, 0]),
+        ("owner_note_sealing_neither_complete_nor_not", [2, 0, 0, 0, 2]),
+    ] {
+        let (from, to) = ([&[1, 0, 5, 0, 0, 0][..], &sealing].concat(), [&[1, 0, 5, 0, 0, 0][..], &other].concat());
+        let changed = forge::note_again(&resealed, &key, |plain| *plain = replace_once(plain, &from, &to));
+        add(cases, name, note_case(changed));
+    }
     add(cases, "owner_note_under_another_salt", note_case(forge::note_with_salt(&good, &key, [9; 32])));
 }
 

@@ -189,10 +189,22 @@ pub struct Unshare {
 
 /// `dolmen rekey`
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  dolmen rekey photos                              links given out so far show nothing new\n  dolmen rekey photos --reseal --forget-earlier    and keys that their holders kept open nothing that is stored from now on"
+)]
 pub struct Rekey {
     /// DATASET.
     #[arg(value_name = "DATASET")]
     pub source: String,
+    /// Fetch the newest snapshot and store all of it again under new keys; what is stored now leaves.
+    #[arg(long)]
+    pub reseal: bool,
+    /// With --reseal: forget the snapshots before the newest.
+    #[arg(long, requires = "reseal", conflicts_with = "keep_earlier")]
+    pub forget_earlier: bool,
+    /// With --reseal: keep the snapshots before the newest, under the keys that old links lead to.
+    #[arg(long, requires = "reseal")]
+    pub keep_earlier: bool,
 }
 
 /// `dolmen verify`

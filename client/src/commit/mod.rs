@@ -13,6 +13,7 @@ mod publish;
 mod reconcile;
 mod rekey;
 mod remove;
+mod reseal;
 mod state;
 mod stewards;
 mod views;
@@ -23,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dolmen_proto::codec::Needs;
-use dolmen_proto::head::{Head, ReadBody};
+use dolmen_proto::head::{Head, ReadBody, Sealing};
 use dolmen_proto::heads::HeadVersion;
 use dolmen_proto::history::HistoryRow;
 use dolmen_proto::ids::{HeadHash, SegmentId, Timestamp};
@@ -42,6 +43,8 @@ use self::publish::{Wrote, store_for, write};
 use self::reconcile::{Ancestor, reconcile};
 pub(crate) use self::rekey::rekey;
 pub(crate) use self::remove::{Remove, components};
+pub use self::reseal::Earlier;
+pub(crate) use self::reseal::Reseal;
 pub(crate) use self::state::{Owner, State};
 pub(crate) use self::stewards::{new_steward, put_stewards_again, steward_link};
 pub(crate) use self::views::{Refresh, new_share, put_again as put_views_again, share_link};
@@ -66,6 +69,8 @@ pub(crate) enum Tree {
     Adopt(HistoryRow),
     /// A snapshot is made.
     New(NewSnapshot),
+    /// A snapshot is made that names none before it.
+    Alone(NewSnapshot),
     /// A snapshot is made that the history does not list.
     Bare(NewSnapshot),
 }
@@ -80,6 +85,8 @@ pub(crate) struct NewSnapshot {
     /// What its readers must know.
     pub(crate) needs: Needs,
     pub(crate) message: String,
+    /// What the history calls it from the start, ascending.
+    pub(crate) tags: Vec<String>,
 }
 
 /// What one commit changes; whatever is `None` stays as it is.
@@ -90,6 +97,8 @@ pub(crate) struct Change {
     pub(crate) rows: Option<Vec<HistoryRow>>,
     pub(crate) ledger: Option<Ledger>,
     pub(crate) name: Option<String>,
+    /// Under which epoch's dedup key it is from now on.
+    pub(crate) sealing: Option<Sealing>,
     /// The dataset is to be listed no more.
     pub(crate) retire: bool,
     pub(crate) refresh: Refresh,
@@ -103,6 +112,7 @@ impl Change {
             && self.rows.is_none()
             && self.ledger.is_none()
             && self.name.is_none()
+            && self.sealing.is_none()
             && !self.retire
             && matches!(self.refresh, Refresh::Changed)
             && self.table.is_none()
@@ -361,8 +371,8 @@ impl Commit<'_> {
     /// A store for changes of this state, and the time that a snapshot made of it gets.
     async fn store(&self, base: &State) -> Result<(Store, Timestamp), ClientError> {
         let policy = base.reader.table().policy;
-        let (store, created) =
-            store_for(self.owner, self.options, &self.candidates, policy, Some(base.body.snapshot_id)).await?;
+        let of = (Arc::clone(&base.keys), Some(base.body.snapshot_id));
+        let (store, created) = store_for(self.owner, self.options, &self.candidates, policy, of).await?;
         base.teach(&store.known);
         Ok((store, base.next_time(created)))
     }

@@ -4,9 +4,11 @@
 //! and the views' heads, which only ever follow. A table head has the sequence of the read head that it belongs to, and a
 //! view's head too as far as nodes take such leaps, so that of two writers the later state stays.
 
+use std::sync::Arc;
+
 use dolmen_proto::codec::{Extensions, Needs};
 use dolmen_proto::head::{
-    Head, HeadOrder, NO_HEAD, OwnerNote, ReadBody, TableBody, named_stewards, with_named_stewards,
+    Head, HeadOrder, NO_HEAD, OwnerNote, ReadBody, Sealing, TableBody, named_stewards, with_named_stewards,
 };
 use dolmen_proto::heads::HeadVersion;
 use dolmen_proto::history::{HistoryRow, history_message};
@@ -48,12 +50,11 @@ pub(super) async fn store_for(
     options: &CommitOptions,
     candidates: &Candidates,
     policy: Policy,
-    after: Option<SnapshotId>,
+    (keys, after): (Arc<DatasetKeys>, Option<SnapshotId>),
 ) -> Result<(Store, Timestamp), ClientError> {
     let context = owner.client.put_context();
     let document_policy = policy.document_policy();
     candidates.check(policy, document_policy)?;
-    let keys = owner.keys(0);
     let scope = [owner.name.as_bytes(), b"\0", &options.place].concat();
     let (state, paths, now) = (context.state.clone(), options.paths.clone(), context.nodes.now());
     let journal = tokio::task::spawn_blocking(move || {
@@ -95,6 +96,11 @@ pub(super) async fn write(
             let row = snapshot(&mut store, new, created, None).await?;
             (row.root, row.id, created)
         }
+        Tree::Alone(new) => {
+            let row = snapshot(&mut store, new, created, None).await?;
+            rows.push(row.clone());
+            (row.root, row.id, created)
+        }
         Tree::New(new) => {
             let parent = Parent { id: base.body.snapshot_id, root: base.body.snapshot.clone() };
             let row = snapshot(&mut store, new, created, Some(parent)).await?;
@@ -120,6 +126,7 @@ pub(super) async fn write(
     let note = NoteParts {
         name: change.name.unwrap_or_else(|| base.note.name.clone()),
         ledger: (!ledger.shares.is_empty() || ledger.next > 0).then_some(ledger),
+        sealing: change.sealing.or(base.note.sealing),
         extensions: extensions(&base.note.extensions, change.retire)?,
     };
     let mut table = change.table.unwrap_or_default();
@@ -169,10 +176,11 @@ async fn snapshot(
 ) -> Result<HistoryRow, ClientError> {
     let totals = new.root.totals;
     let message = history_message(&new.message).to_owned();
+    let tags = new.tags;
     let salt = store.keys.snapshot_salt(created);
     let about = About { created, message: new.message, salt, parent, single: new.single, needs: new.needs };
     let (root, id) = write_snapshot(store, new.root, about).await?;
-    Ok(HistoryRow { created, id, root, files: totals.files, bytes: totals.bytes, message, tags: Vec::new() })
+    Ok(HistoryRow { created, id, root, files: totals.files, bytes: totals.bytes, message, tags })
 }
 
 fn extensions(base: &Extensions, retire: bool) -> Result<Extensions, ClientError> {
@@ -189,6 +197,7 @@ fn extensions(base: &Extensions, retire: bool) -> Result<Extensions, ClientError
 struct NoteParts {
     name: String,
     ledger: Option<dolmen_proto::ledger::Ledger>,
+    sealing: Option<Sealing>,
     extensions: Extensions,
 }
 
@@ -216,7 +225,7 @@ async fn body(
         let advice = "forget some with `dolmen forget`";
         return Err(ClientError::new(ErrorKind::Refused, "no more snapshots can be kept", why, advice));
     }
-    let NoteParts { name, ledger, extensions } = note;
+    let NoteParts { name, ledger, sealing, extensions } = note;
     let stewards = table.stewards.clone().unwrap_or_default();
     let (history, ledger) = store
         .write(move |sink| {
@@ -232,7 +241,7 @@ async fn body(
     let table = write_table(store, base.map(|base| &base.reader), table).await?;
     let history = history.map(|tree| CountedTree { count: tree.count, root: store.settled(tree.root) });
     let ledger = ledger.map(|pointer| store.settled(pointer));
-    let note = OwnerNote { epoch: keys.epoch(), name, ledger, extensions };
+    let note = OwnerNote { epoch: keys.epoch(), name, ledger, sealing, extensions };
     Ok(ReadBody {
         read_opening: keys.read_opening.clone(),
         table_secret: keys.table.clone(),
@@ -356,12 +365,12 @@ pub(crate) async fn create(
     name: &str,
 ) -> Result<Created, ClientError> {
     let keys = owner.keys(0);
-    let (mut store, created) = store_for(owner, options, candidates, policy, None).await?;
+    let (mut store, created) = store_for(owner, options, candidates, policy, (Arc::clone(&keys), None)).await?;
     let root = store.write(|sink| build_folder(std::iter::empty(), sink).map_err(built)).await?;
-    let new = NewSnapshot { root, single: false, needs: Needs::NONE, message: String::new() };
+    let new = NewSnapshot { root, single: false, needs: Needs::NONE, message: String::new(), tags: Vec::new() };
     let row = snapshot(&mut store, new, created, None).await?;
     store.close_documents().await?;
-    let note = NoteParts { name: name.to_owned(), ledger: None, extensions: Extensions::default() };
+    let note = NoteParts { name: name.to_owned(), ledger: None, sealing: None, extensions: Extensions::default() };
     let snapshot = store.settled(row.root);
     let written = Written { snapshot, snapshot_id: row.id, created, rows: Vec::new(), note };
     let body = body(&keys, written, None, TableChange::default(), &mut store).await?;

@@ -147,7 +147,13 @@ async fn trees(
     }
     let message = format!("Merge {} into {}", mine.body.snapshot_id.short(), theirs.body.snapshot_id.short());
     Ok((
-        Tree::New(NewSnapshot { root, single: false, needs: my_snapshot.needs.and(their_snapshot.needs), message }),
+        Tree::New(NewSnapshot {
+            root,
+            single: false,
+            needs: my_snapshot.needs.and(their_snapshot.needs),
+            message,
+            tags: Vec::new(),
+        }),
         merged,
     ))
 }

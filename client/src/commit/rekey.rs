@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use dolmen_proto::codec::Extensions;
-use dolmen_proto::head::{Head, HeadOrder, NO_HEAD, OwnerNote, ReadBody, named_stewards, with_named_stewards};
+use dolmen_proto::head::{Head, HeadOrder, NO_HEAD, OwnerNote, ReadBody, Sealing, named_stewards, with_named_stewards};
 use dolmen_proto::heads::HeadVersion;
 use dolmen_proto::keys::{DatasetKeys, ReadKeys};
 use dolmen_proto::limits::HEAD_SEQUENCE_LEAP_MAX;
@@ -19,11 +19,11 @@ use crate::error::{ClientError, ErrorKind};
 use crate::heads::{self, Published, Wanted};
 use crate::put::Candidates;
 
-/// Begins the next epoch of a dataset.
+/// Begins the next epoch of a dataset; with `reseal` one under whose dedup key all is stored from then on.
 ///
 /// # Errors
 /// `Conflict` when other writers were first too often; as [`super::commit`].
-pub(crate) async fn rekey(owner: &Owner, options: &CommitOptions) -> Result<(), ClientError> {
+pub(crate) async fn rekey(owner: &Owner, options: &CommitOptions, reseal: bool) -> Result<(), ClientError> {
     let candidates = Candidates::find(&owner.client.put_context()).await?;
     let mut commit = Commit { owner, options, candidates, done: Done::default() };
     for attempt in 0..TRIES {
@@ -31,7 +31,7 @@ pub(crate) async fn rekey(owner: &Owner, options: &CommitOptions) -> Result<(), 
         let base = commit.settled(Vec::new(), None).await?;
         let next =
             base.keys.epoch().checked_add(1).ok_or_else(|| ClientError::bug("no epoch is left", "all are used"))?;
-        begin(&commit, &base, next).await?;
+        begin(&commit, &base, next, reseal).await?;
         let Some(displaced) = say(&commit, &base, next).await? else { continue };
         owner.guard.clear()?;
         tell_stewards(&commit, &base, next).await;
@@ -69,14 +69,18 @@ async fn tell_stewards(commit: &Commit<'_>, base: &State, epoch: u32) {
 }
 
 /// The note of a state's owner, with another epoch.
-fn note(base: &State, keys: &DatasetKeys, epoch: u32) -> Result<dolmen_proto::head::SealedNote, ClientError> {
-    OwnerNote { epoch, ..base.note.clone() }.seal(&keys.note).map_err(|error| bug(&error))
+fn note(base: &State, epoch: u32) -> OwnerNote {
+    OwnerNote { epoch, ..base.note.clone() }
 }
 
 /// Writes the head of the next epoch: the same snapshot and table under other keys.
-async fn begin(commit: &Commit<'_>, base: &State, epoch: u32) -> Result<(), ClientError> {
+async fn begin(commit: &Commit<'_>, base: &State, epoch: u32, reseal: bool) -> Result<(), ClientError> {
     let owner = commit.owner;
     let keys = owner.keys(epoch);
+    let mut note = note(base, epoch);
+    if reseal {
+        note.sealing = Some(Sealing { epoch, complete: false });
+    }
     // One that nobody was told of may lie there, of a try that was broken off.
     let current = match heads::find(owner.client.nodes_known(), &Wanted::of_owner(&keys.read)?, None).await {
         Ok(found) => Some(found.head),
@@ -87,7 +91,7 @@ async fn begin(commit: &Commit<'_>, base: &State, epoch: u32) -> Result<(), Clie
         read_opening: keys.read_opening.clone(),
         table_secret: keys.table.clone(),
         table_head_key: keys.table_head.verifying_key().to_bytes(),
-        owner_note: Some(note(base, &keys, epoch)?),
+        owner_note: Some(note.seal(&keys.note).map_err(|error| bug(&error))?),
         extensions: same_stewards(&base.body.extensions)?,
         ..base.body.clone()
     };
@@ -127,7 +131,8 @@ fn order(base: &Head, current: Option<&Head>) -> HeadOrder {
 /// the heads that this displaced; `None` when another writer was first.
 async fn say(commit: &Commit<'_>, base: &State, epoch: u32) -> Result<Option<Vec<Fork>>, ClientError> {
     let owner = commit.owner;
-    let body = ReadBody { owner_note: Some(note(base, &base.keys, epoch)?), ..base.body.clone() };
+    let sealed = note(base, epoch).seal(&base.keys.note).map_err(|error| bug(&error))?;
+    let body = ReadBody { owner_note: Some(sealed), ..base.body.clone() };
     let Some(displaced) = replace(commit, &base.keys, &base.head, &body).await? else { return Ok(None) };
     if base.keys.epoch() == 0 {
         return Ok(Some(displaced));

@@ -54,7 +54,13 @@ impl Operation for Remove {
             let tree = Parent::new(base.reader.clone(), &snapshot, store.known.clone());
             let (path, runtime) = (self.path.clone(), Handle::current());
             let root = store.write(move |sink| without(&tree, &path, &runtime, sink)).await?;
-            let new = NewSnapshot { root, single: false, needs: snapshot.needs, message: self.message.clone() };
+            let new = NewSnapshot {
+                root,
+                single: false,
+                needs: snapshot.needs,
+                message: self.message.clone(),
+                tags: Vec::new(),
+            };
             Ok(Change { tree: Tree::New(new), ..Change::default() })
         };
         work.boxed()

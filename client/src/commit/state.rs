@@ -116,6 +116,10 @@ impl Owner {
     /// `Damaged` or `NotNow` when it cannot be read.
     pub(crate) async fn state(&self, keys: Arc<DatasetKeys>, head: Head, body: ReadBody) -> Result<State, ClientError> {
         let note = note_of(&keys, &body)?;
+        let keys = match note.sealing {
+            Some(sealing) if sealing.epoch != keys.sealing() => Arc::new(keys.sealing_as(sealing.epoch)),
+            _ => keys,
+        };
         let reader = Dataset::of_body(&self.client.reading(), &body, false).await?;
         let mut rows = Vec::new();
         let mut history_blobs = Vec::new();

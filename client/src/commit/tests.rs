@@ -16,6 +16,7 @@ use crate::{
 
 mod collect;
 mod property;
+mod reseal;
 mod shares;
 mod stewards;
 mod writers;

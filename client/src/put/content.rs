@@ -31,8 +31,6 @@ use super::queue::{QueueError, QueueWriter};
 use super::read::{Block, Change, Reader, Step};
 use super::segment::{Filling, Workshop};
 use super::send::{Sender, Stored};
-use super::source::Roots;
-use super::walk::Walker;
 use crate::budget::{Budget, Pool};
 use crate::cores::Cores;
 use crate::error::ClientError;
@@ -127,18 +125,16 @@ pub(crate) struct Done {
 /// Reads, seals, codes and stores the contents of whatever is found; runs until all of it is stored.
 ///
 /// # Errors
-/// As [`Sender::send`] and [`Walker::run`]; files that fail are noted and the rest goes on.
+/// As [`Sender::send`] and as `walk`; files that fail are noted and the rest goes on.
 pub(crate) async fn store(
-    walker: impl FnOnce(mpsc::Sender<Vec<super::walk::Found>>) -> Walker,
-    roots: Roots,
+    walk: impl FnOnce(mpsc::Sender<Vec<super::walk::Found>>) -> Result<(), ClientError> + Send + 'static,
     index: ChunkIndex,
     contents: Contents,
 ) -> Result<Done, ContentError> {
     let (blocks_bytes, block_bytes) = divide(contents.budget_bytes);
     let (found, finds) = mpsc::channel(BATCHES);
     let (blocks, receiver) = mpsc::channel(1);
-    let walker = walker(found);
-    let walking = tokio::task::spawn_blocking(move || walker.run(roots));
+    let walking = tokio::task::spawn_blocking(move || walk(found));
     let (runtime, seed, compress) = (Handle::current(), contents.keys.chunker_seed, contents.compress);
     let reading = tokio::task::spawn_blocking(move || {
         let (budget, pool) = (Budget::new(blocks_bytes), Pool::new());

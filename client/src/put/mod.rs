@@ -13,6 +13,7 @@
 //! interrupted before resumes from the journal; what is interrupted after has lost nothing but the long lease.
 
 mod acknowledged;
+mod again;
 mod anonymous;
 mod compress;
 mod content;
@@ -40,7 +41,7 @@ pub(crate) use content::Tally;
 pub(crate) use documents::DOCUMENT_SEGMENT_BYTES;
 pub(crate) use documents::{Sink, built};
 pub(crate) use parent::{Cursor, Known, Parent};
-pub(crate) use prepare::{About, Input, Prepared, estimate, prepare, write_snapshot};
+pub(crate) use prepare::{About, Input, Prepared, estimate, prepare, prepare_again, write_snapshot};
 pub(crate) use segment::Workshop;
 pub(crate) use send::Stored;
 pub(crate) use source::{Roots, Source, Stream};

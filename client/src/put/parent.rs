@@ -75,6 +75,11 @@ impl Parent {
         self.needs
     }
 
+    /// The dataset that it is a snapshot of.
+    pub(crate) fn dataset(&self) -> &Dataset {
+        &self.dataset
+    }
+
     /// The entries of its root folder.
     pub(crate) fn root(&self) -> Cursor {
         self.folder(&self.root)

@@ -2,7 +2,7 @@
 //!
 //! Decides that contents and manifest are stored at the same time, and whose failure is the one to tell.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,6 +15,7 @@ use dolmen_proto::tree::BlobPointer;
 use tokio::runtime::Handle;
 
 use super::PutContext;
+use super::again;
 use super::content::{self, ContentError, Contents, Done, Outlet, Tally};
 use super::documents::built;
 use super::exclude::Exclude;
@@ -26,7 +27,7 @@ use super::source::{self, Roots};
 use super::store::Store;
 use super::walk::{Merge, Walker};
 use crate::error::ClientError;
-use crate::options::PutOptions;
+use crate::options::{Compression, PutOptions};
 use crate::progress::{Progress, ProgressEvent, Stage};
 use crate::read::SINGLE_EXTENSION;
 
@@ -111,8 +112,8 @@ fn storing(
             None => ChunkIndex::temporary(&scratch),
         };
         let merge = Merge { parent, to, delete, checksum, now_ns };
-        let walker = move |found| Walker::new(merge, exclude, found, Handle::current(), progress);
-        content::store(walker, roots, index, contents).await
+        let walk = move |found| Walker::new(merge, exclude, found, Handle::current(), progress).run(roots);
+        content::store(walk, index, contents).await
     };
     Ok(async move {
         let done = apart(work).await;
@@ -129,30 +130,73 @@ fn storing(
 pub(crate) async fn prepare(store: &mut Store, input: Input<'_>) -> Result<Prepared, ClientError> {
     let single = input.roots.single;
     let needs = input.parent.as_ref().map_or(Needs::NONE, Parent::needs);
+    let (scratch, compress) = (input.scratch.clone(), input.options.compress);
+    let (done, root, ids) = with_manifest(store, &scratch, compress, |contents| storing(contents, input)).await?;
+    let needs = if done.tally.packed { needs.and(Needs::COMPRESSED_CHUNKS) } else { needs };
+    Ok(Prepared { root, single, needs, tally: done.tally, index: done.index, ids })
+}
+
+/// A snapshot's contents and folders that were stored again.
+pub(crate) struct Again {
+    /// The root folder; its pointer may carry a provisional id, see [`Store::settled`].
+    pub(crate) root: FolderEntry,
+    /// What readers of the snapshot must know.
+    pub(crate) needs: Needs,
+    pub(crate) tally: Tally,
+}
+
+/// Stores all that a snapshot has again, under the store's keys. Nothing of it is looked for among what is stored.
+///
+/// # Errors
+/// As [`prepare()`] and [`again::walk`]. Files that fail are in the tally, and stay where they were.
+pub(crate) async fn prepare_again(
+    store: &mut Store,
+    snapshot: Parent,
+    compress: Compression,
+    scratch: &Path,
+) -> Result<Again, ClientError> {
+    let index = ChunkIndex::temporary(scratch);
+    let start = |contents: Contents| {
+        contents.progress.stage(Stage::Uploading);
+        let runtime = Handle::current();
+        let walk = move |found| again::walk(&snapshot, &found, &runtime);
+        Ok(apart(content::store(walk, index, contents)))
+    };
+    let (done, root, _) = with_manifest(store, scratch, compress, start).await?;
+    let needs = if done.tally.packed { Needs::COMPRESSED_CHUNKS } else { Needs::NONE };
+    Ok(Again { root, needs, tally: done.tally })
+}
+
+/// Stores contents and, beside them, the folders that name them.
+async fn with_manifest<F: Future<Output = Result<Result<Done, ContentError>, ClientError>>>(
+    store: &mut Store,
+    scratch: &Path,
+    compress: Compression,
+    start: impl FnOnce(Contents) -> Result<F, ClientError>,
+) -> Result<(Done, FolderEntry, SegmentIds), ClientError> {
     let ids = SegmentIds::default();
-    let (writer, reader) = queue(&input.scratch);
+    let (writer, reader) = queue(scratch);
     let outlet =
         Outlet { workshop: store.workshop.clone(), sender: Arc::clone(&store.sender), parts: writer, ids: ids.clone() };
     let contents = Contents {
         keys: Arc::clone(&store.keys),
         cores: store.workshop.cores.clone(),
         outlet: Some(outlet),
-        compress: input.options.compress,
+        compress,
         budget_bytes: store.budget_bytes,
         progress: store.progress.clone(),
     };
-    let storing = storing(contents, input)?;
+    let storing = start(contents)?;
     let manifest_ids = ids.clone();
     let building = store.documents.build(move |sink| manifest::build(reader, &manifest_ids, sink));
     let (stored, root) = tokio::join!(storing, building);
-    let (done, root) = match (stored?, root) {
+    let (mut done, root) = match (stored?, root) {
         (Ok(done), Ok(root)) => (done, root),
         (Err(ContentError::Failed(error)), _) | (_, Err(ManifestError::Failed(error))) => return Err(error),
         _ => return Err(ClientError::bug("a put ended early", "nobody says why")),
     };
-    store.stored.extend(done.segments.into_iter().map(|stored| (RowKind::Content, stored)));
-    let needs = if done.tally.packed { needs.and(Needs::COMPRESSED_CHUNKS) } else { needs };
-    Ok(Prepared { root, single, needs, tally: done.tally, index: done.index, ids })
+    store.stored.extend(done.segments.drain(..).map(|stored| (RowKind::Content, stored)));
+    Ok((done, root, ids))
 }
 
 /// Runs work that may block on a thread of its own; dropped, it stops.

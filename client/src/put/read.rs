@@ -16,6 +16,7 @@ use tokio::io::AsyncReadExt;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
+use super::again::Kept;
 use super::compress::Sampler;
 use super::part::{FileRead, Meta};
 use super::source::Stream;
@@ -167,6 +168,20 @@ impl Bring for Caller<'_> {
     }
 }
 
+struct KeptBytes<'a> {
+    kept: &'a mut Kept,
+    position: u64,
+    runtime: &'a Handle,
+}
+
+impl Bring for KeptBytes<'_> {
+    fn bring(&mut self, wanted: u64, buffer: &mut Vec<u8>) -> io::Result<u64> {
+        let read = self.runtime.block_on(self.kept.read_at(self.position, wanted, buffer))?;
+        self.position += read;
+        Ok(read)
+    }
+}
+
 impl Reader {
     /// Reads whatever the walk finds; ends early when nobody receives the blocks any more. Blocks the thread.
     pub(crate) fn run(mut self) {
@@ -224,6 +239,7 @@ impl Reader {
             Found::File { meta, origin: Origin::Stream(stream), base } => {
                 return self.stream(meta, stream, base, filling);
             }
+            Found::File { meta, origin: Origin::Kept(kept), base } => return self.kept(meta, *kept, base, filling),
         });
         Ok(())
     }
@@ -338,6 +354,46 @@ impl Reader {
             }
         }
         Ok(())
+    }
+
+    /// Reads and cuts a file that is stored already; what it comes to must be what it was.
+    fn kept(&self, meta: Meta, mut kept: Kept, base: Option<Box<Entry>>, filling: &mut Filling) -> Result<(), Gone> {
+        let path = kept.path().to_path_buf();
+        filling.step(Step::Begin(meta.clone(), Change::Changed));
+        let reason = match self.read_kept(&meta, &mut kept, filling) {
+            Ok(step) => {
+                filling.step(step);
+                return Ok(());
+            }
+            Err(Stop::Gone) => return Err(Gone),
+            Err(Stop::File(error)) => error.to_string(),
+            Err(Stop::Changed) => "its contents are not what the snapshot says".to_owned(),
+        };
+        filling.void();
+        filling.step(Step::Failed { path, reason, base });
+        Ok(())
+    }
+
+    fn read_kept(&self, meta: &Meta, kept: &mut Kept, filling: &mut Filling) -> Result<Step, Stop> {
+        let mut hasher = blake3::Hasher::new();
+        let mut position = 0;
+        while let Some((hole, length)) = self.runtime.block_on(kept.next_stretch()).map_err(io::Error::other)? {
+            if hole {
+                filling.step(Step::Hole(length));
+                hash_zeros(&mut hasher, length);
+            } else {
+                let mut bytes = KeptBytes { kept, position, runtime: &self.runtime };
+                if self.stretch(&mut bytes, length, &mut hasher, filling)? < length {
+                    return Err(Stop::Changed);
+                }
+            }
+            position += length;
+        }
+        let hash = *hasher.finalize().as_bytes();
+        if !kept.is(position, &hash) {
+            return Err(Stop::Changed);
+        }
+        Ok(Step::End(FileRead { size: position, mode: meta.mode, mtime_ns: meta.mtime_ns, hash }))
     }
 
     /// Reads and cuts so many bytes that follow each other, or all that there are; gives how many.

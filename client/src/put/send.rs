@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use dolmen_net::driver::{Executor, MonotonicClock, Step, run};
+use dolmen_net::driver::{Clock, Executor, MonotonicClock, Step, run};
 use dolmen_proto::attempt::Fault;
 use dolmen_proto::ids::{NodeId, SegmentId, ShardIndex, ShardRoot, Timestamp};
 use dolmen_proto::placement::{Candidate, Constraints, PlacementError, choose};
@@ -91,7 +91,8 @@ impl Sender {
         let plan = self.plan(&segment, &held, number)?;
         let spares = plan.spares;
         let upload = UploadPlan { policy, assigned: plan.assigned, spares, acknowledged: held.into_iter().collect() };
-        let session = UploadSession::new(upload, self.nodes.now())
+        let clock = MonotonicClock::start();
+        let session = UploadSession::new(upload, clock.now())
             .map_err(|error| ClientError::bug("could not plan an upload", error))?;
         let executor = Upload {
             sender: Arc::clone(self),
@@ -99,7 +100,7 @@ impl Sender {
             shards: segment.shards,
             open: Arc::default(),
         };
-        let outcome = run(session, executor, &MonotonicClock::start()).await;
+        let outcome = run(session, executor, &clock).await;
         let mut nodes = vec![None; usize::from(policy.n())];
         match outcome {
             UploadOutcome::Full { placed } => nodes = placed.into_iter().map(Some).collect(),

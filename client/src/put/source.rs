@@ -112,7 +112,7 @@ fn of_paths(paths: &[PathBuf]) -> Result<Roots, ClientError> {
     if let Some(pair) = given.windows(2).find(|pair| pair[0].0 == pair[1].0) {
         let shown = |origin: &Origin| match origin {
             Origin::Path(path) => path.display().to_string(),
-            Origin::Stream(_) => "the stream".to_owned(),
+            Origin::Stream(_) | Origin::Kept(_) => "the stream".to_owned(),
         };
         return Err(ClientError::new(
             ErrorKind::Usage,
@@ -145,7 +145,7 @@ impl Roots {
             Content::Given(given) => {
                 let path = |(_, origin): &(Name, Origin)| match origin {
                     Origin::Path(path) => Some(path.clone()),
-                    Origin::Stream(_) => None,
+                    Origin::Stream(_) | Origin::Kept(_) => None,
                 };
                 given.iter().filter_map(path).collect()
             }

@@ -16,6 +16,7 @@ use dolmen_proto::manifest::{Entry, EntryKind, Name};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
+use super::again::Kept;
 use super::exclude::Exclude;
 use super::parent::{Cursor, Parent};
 use super::part::Meta;
@@ -34,6 +35,8 @@ const NEW_FOLDER_MODE: u32 = 0o755;
 pub(crate) enum Origin {
     Path(PathBuf),
     Stream(Stream),
+    /// A file that is stored already, under other keys.
+    Kept(Box<Kept>),
 }
 
 /// Something that was found, in the order of the manifest.
@@ -373,6 +376,7 @@ impl Walker {
     ) -> Result<(), Stop> {
         let path = match origin {
             Origin::Path(path) => path,
+            Origin::Kept(_) => return Err(Stop::Error(ClientError::bug("a put reads what is stored", "of itself"))),
             Origin::Stream(stream) => {
                 let name = Name::new(name).map_err(|error| ClientError::bug("a stream has no name", error))?;
                 let meta = Meta { name, mode: stream.mode, mtime_ns: stream.mtime_ns };

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use dolmen_net::driver::{Executor, MonotonicClock, Step, run};
+use dolmen_net::driver::{Clock, Executor, MonotonicClock, Step, run};
 use dolmen_proto::attempt::Fault;
 use dolmen_proto::download::{DownloadAction, DownloadEvent, DownloadOutcome, DownloadPlan, DownloadSession};
 use dolmen_proto::erasure::Code;
@@ -208,7 +208,9 @@ impl Fetcher {
         let known = self.shared().expected.filter(|_| matches!(span, Span::Whole));
         let expected = known.unwrap_or(first).max(EXPECTED_MIN);
         let plan = DownloadPlan { policy: place.policy(), wanted: wanted.to_vec(), holders, expected };
-        let session = DownloadSession::new(plan, self.nodes.now())
+        // One clock for its beginning and for all that follows.
+        let clock = MonotonicClock::start();
+        let session = DownloadSession::new(plan, clock.now())
             .map_err(|error| ClientError::bug("could not plan a download", error))?;
         let fetched = Arc::new(Mutex::new(BTreeMap::new()));
         let executor = Download {
@@ -218,7 +220,7 @@ impl Fetcher {
             fetched: Arc::clone(&fetched),
             open: BTreeMap::new(),
         };
-        let outcome = run(session, executor, &MonotonicClock::start()).await;
+        let outcome = run(session, executor, &clock).await;
         let fetched = std::mem::take(&mut *fetched.lock().unwrap_or_else(PoisonError::into_inner));
         Ok((outcome, fetched))
     }

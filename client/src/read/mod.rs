@@ -17,7 +17,7 @@ mod table;
 mod walk;
 
 pub(crate) use cache::BlobCache;
-pub(crate) use dataset::{Dataset, Folder, Reading};
+pub(crate) use dataset::{Dataset, Extents, Folder, Reading};
 pub(crate) use part::{Chunk, Part, Run, runs};
 pub(crate) use segment::{Opener, Place, SegmentData};
 pub(crate) use table::damaged;

@@ -75,6 +75,14 @@ pub(crate) async fn locate(dataset: &Dataset, runs: Vec<Run>, extend: bool) -> R
 }
 
 impl Job {
+    /// How many parts of chunks it brings.
+    pub(crate) fn parts(&self) -> usize {
+        match self {
+            Self::Parts(_, parts) => parts.len(),
+            Self::Zeros(_) => 0,
+        }
+    }
+
     /// Plain bytes.
     fn bytes(&self) -> usize {
         match self {

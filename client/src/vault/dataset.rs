@@ -29,9 +29,9 @@ pub use stewards::StewardInfo;
 use super::{DatasetName, Vault};
 use crate::collect::{self, Collect};
 use crate::commit::{
-    Change, CommitOptions, Committed, ForgetPolicy, NewSnapshot, Operation, Owner, Refresh, Remove, Selector, State,
-    Tree, add_tag, commit, components, new_share, put_stewards_again, put_views_again, rekey, remove_tag, settled,
-    share_link,
+    Change, CommitOptions, Committed, Earlier, ForgetPolicy, NewSnapshot, Operation, Owner, Refresh, Remove, Reseal,
+    Selector, State, Tree, add_tag, commit, components, new_share, put_stewards_again, put_views_again, rekey,
+    remove_tag, settled, share_link,
 };
 use crate::error::{ClientError, ErrorKind};
 use crate::info;
@@ -41,8 +41,11 @@ use crate::options::PutOptions;
 use crate::progress::Stage;
 use crate::put::{Input, Known, Parent, Prepared, Roots, Source, Store, Stream, Tally, built, estimate, prepare};
 use crate::read;
-use crate::report::{GcReport, LogEntry, PutEstimate, PutReport, RenewReport, SavedConflict};
+use crate::report::{GcReport, LogEntry, PutEstimate, PutReport, RenewReport, ResealReport, SavedConflict};
 use crate::snapshot::Snapshot;
+
+/// What stands for the place in the journal of a reseal: no path can be it.
+const RESEAL_PLACE: &[u8] = b"\0reseal";
 
 /// A dataset of a vault. Cheap to clone.
 ///
@@ -108,6 +111,12 @@ impl fmt::Debug for ShareInfo {
 impl Dataset {
     pub(super) fn new(vault: &Vault, index: u64, name: DatasetName) -> Self {
         Self { owner: Owner::new(&vault.client, &vault.secret, index), vault: vault.clone(), name }
+    }
+
+    /// What commits on it are made with.
+    #[cfg(test)]
+    pub(crate) fn owner(&self) -> &Owner {
+        &self.owner
     }
 
     /// Its name.
@@ -221,9 +230,10 @@ impl Dataset {
         let roots = Source::Paths(paths.to_vec()).roots().await?;
         let created = state.next_time(self.vault.client.nodes_known().now());
         let input = input(&self.owner, roots, parent, components(to)?, options, created);
+        let keys = Arc::clone(&state.keys);
         let context = self.vault.client.put_context();
         let Tally { new, changed, unchanged, removed, bytes, new_bytes, failed, .. } =
-            estimate(&context, self.owner.keys(0), input).await?;
+            estimate(&context, keys, input).await?;
         Ok(PutEstimate { new, changed, unchanged, removed, bytes, new_bytes, failed })
     }
 
@@ -452,7 +462,58 @@ impl Dataset {
     /// # Errors
     /// As [`Dataset::put`].
     pub async fn rekey(&self) -> Result<(), ClientError> {
-        rekey(&self.owner, &self.options(None, Vec::new(), b"")).await
+        rekey(&self.owner, &self.options(None, Vec::new(), b""), false).await
+    }
+
+    /// Changes the keys as [`Dataset::rekey`] does, and stores the newest snapshot again under a new dedup key, so that keys of
+    /// chunks that readers kept open nothing that is stored from now on; then what is stored under the old ones leaves, to be
+    /// deleted by [`Dataset::gc`] a week later. Cut off, the same call goes on. `earlier`: what becomes of other snapshots;
+    /// may be `None` when there are none. What a reseal can and cannot do is in the threat model.
+    ///
+    /// # Errors
+    /// `Usage` when there are earlier snapshots and nothing says what becomes of them; `Damaged` when a file cannot be read
+    /// back: then nothing but the keys has changed; as [`Dataset::put`] and [`Dataset::gc`].
+    pub async fn reseal(&self, earlier: Option<Earlier>) -> Result<ResealReport, ClientError> {
+        let state = self.state().await?;
+        let before = state.rows.len().saturating_sub(1);
+        let earlier = match earlier {
+            Some(earlier) => earlier,
+            None if before == 0 => Earlier::Forget,
+            None => {
+                return Err(ClientError::new(
+                    ErrorKind::Usage,
+                    "nothing says what becomes of earlier snapshots",
+                    format!("there are {before}, which old keys would go on to open"),
+                    "say --forget-earlier or --keep-earlier",
+                ));
+            }
+        };
+        let under_way = state.note.sealing.is_some_and(|sealing| !sealing.complete);
+        drop(state);
+        if !under_way {
+            rekey(&self.owner, &self.options(None, Vec::new(), b""), true).await?;
+        }
+        let memory_bytes = self.vault.client.config().memory_budget_bytes;
+        let mut owner = self.owner.clone();
+        owner.client = owner.client.with_memory(memory_bytes - memory_bytes / 4);
+        let options = self.options(None, Vec::new(), RESEAL_PLACE);
+        let mut reseal = Reseal::new(owner.clone(), memory_bytes / 4, earlier);
+        let done = commit(&owner, &options, &mut reseal).await?;
+        let shares = self.shares().await?;
+        let old_shares = shares.iter().filter(|share| share.ended.is_none() && share.snapshot.is_some()).count();
+        let gc = self.gc(false).await?;
+        let (files, bytes, forgotten_snapshots) = reseal.done.unwrap_or_default();
+        Ok(ResealReport {
+            snapshot: done.body.snapshot_id.to_string(),
+            files,
+            bytes,
+            new_bytes: done.new_bytes,
+            forgotten_snapshots,
+            kept_snapshots: if earlier == Earlier::Keep { before as u64 } else { 0 },
+            old_shares: old_shares as u64,
+            leaving_segments: gc.leaving_segments,
+            leaving_bytes: gc.leaving_bytes,
+        })
     }
 
     /// Extends the leases of all that the dataset's table names, and of its head; `None`: by the configured lease from now.
@@ -550,7 +611,8 @@ impl Operation for Put<'_> {
             let prepared = prepare(store, input).await?;
             let message = self.options.message.clone();
             let single = prepared.single && self.to.is_empty() && base.rows.is_empty();
-            let new = NewSnapshot { root: prepared.root.clone(), single, needs: prepared.needs, message };
+            let new =
+                NewSnapshot { root: prepared.root.clone(), single, needs: prepared.needs, message, tags: Vec::new() };
             self.prepared = Some(prepared);
             Ok(Change { tree: Tree::New(new), ..Change::default() })
         };
@@ -616,7 +678,13 @@ impl Operation for Retire {
                 steward.ended = steward.ended.or(Some(created));
             }
             Ok(Change {
-                tree: Tree::Bare(NewSnapshot { root, single: false, needs: Needs::NONE, message: String::new() }),
+                tree: Tree::Bare(NewSnapshot {
+                    root,
+                    single: false,
+                    needs: Needs::NONE,
+                    message: String::new(),
+                    tags: Vec::new(),
+                }),
                 rows: Some(Vec::new()),
                 ledger: Some(ledger),
                 retire: true,

@@ -30,7 +30,7 @@ pub use self::words::Words;
 pub(crate) use self::words::fill_random;
 use crate::client::Client;
 use crate::commit::{CommitOptions, Created, Owner, create, first_policy};
-pub use crate::commit::{ForgetPolicy, Selector};
+pub use crate::commit::{Earlier, ForgetPolicy, Selector};
 use crate::config::PolicyChoice;
 use crate::error::{ClientError, ErrorKind};
 use crate::progress::Stage;

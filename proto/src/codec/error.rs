@@ -112,6 +112,9 @@ pub enum DocumentError {
     /// A forwarding row moves nothing, or bytes that no segment can hold.
     #[error("a forwarding row is impossible")]
     Forward,
+    /// What a note says of the epoch whose dedup key is used cannot be.
+    #[error("chunks are said to be sealed as in an epoch that has not begun, or as they always were")]
+    Sealing,
     /// What fills a document up to its length is not all zero.
     #[error("the padding is not all zero")]
     Padding,

@@ -11,7 +11,7 @@ mod steward;
 mod view;
 
 pub use body::{Holder, PlacedSegment, ReadBody, TableBody, TableLocation};
-pub use note::{NoteError, OwnerNote, SealedNote};
+pub use note::{NoteError, OwnerNote, SealedNote, Sealing};
 pub use order::{Refusal, Verdict, accept};
 pub use steward::{OverlayBody, StewardBody, named_stewards, with_named_stewards};
 pub use view::ViewBody;

@@ -16,6 +16,18 @@ const SALT_BYTES: usize = 32;
 /// Bytes of every sealed note.
 pub(crate) const SEALED_BYTES: usize = SALT_BYTES + OWNER_NOTE_BYTES + TAG_BYTES;
 
+/// Among the extensions of a note: under which epoch's dedup key chunks are sealed.
+const SEALING_EXTENSION: u16 = 1;
+
+/// Under which epoch's dedup key what is stored from now on is sealed, and whether the newest snapshot is under it whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sealing {
+    /// The epoch; 0 is what a note without this says.
+    pub epoch: u32,
+    /// Whether the newest snapshot was stored again; until then a reseal is under way, or was cut off.
+    pub complete: bool,
+}
+
 /// What an owner notes in the read head of a dataset.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnerNote {
@@ -25,6 +37,8 @@ pub struct OwnerNote {
     pub name: String,
     /// The [ledger](crate::ledger) of shares, never a self pointer; `None` before the first share.
     pub ledger: Option<BlobPointer>,
+    /// Under which epoch's dedup key chunks are sealed; `None`: that of epoch 0.
+    pub sealing: Option<Sealing>,
     /// Fields of later releases.
     pub extensions: Extensions,
 }
@@ -65,6 +79,9 @@ impl OwnerNote {
             return Err(DocumentError::Empty { what: "a dataset's name" });
         }
         check_limit(self.name.len(), DATASET_NAME_MAX_BYTES, "a dataset's name")?;
+        if self.sealing.is_some_and(|sealing| sealing.epoch == 0 || sealing.epoch > self.epoch) {
+            return Err(DocumentError::Sealing);
+        }
         let Some(ledger) = &self.ledger else { return Ok(()) };
         ledger.check_absolute("the ledger in a note")?;
         ledger.check()
@@ -77,7 +94,9 @@ impl OwnerNote {
         writer.u32(self.epoch);
         writer.bytes8(self.name.as_bytes());
         writer.option(self.ledger.as_ref(), |writer, ledger| ledger.write(writer));
-        self.extensions.write(&mut writer);
+        let sealing =
+            self.sealing.map(|sealing| [&sealing.epoch.to_le_bytes()[..], &[u8::from(sealing.complete)]].concat());
+        self.extensions.clone().with_typed(SEALING_EXTENSION, sealing)?.write(&mut writer);
         let mut plain = Zeroizing::new(writer.into_bytes());
         check_limit(plain.len(), OWNER_NOTE_BYTES, "an owner's note")?;
         plain.resize(OWNER_NOTE_BYTES, 0);
@@ -91,13 +110,29 @@ impl OwnerNote {
         let name = reader.bytes8(DATASET_NAME_MAX_BYTES, "a dataset's name")?;
         let name = core::str::from_utf8(name).map_err(|_| CodecError::Text { what: "a dataset's name" })?.to_owned();
         let ledger = reader.option("the ledger", BlobPointer::read)?;
-        let note = Self { epoch, name, ledger, extensions: Extensions::read(&mut reader)? };
+        let mut extensions = Extensions::read_with_odd(&mut reader, &[SEALING_EXTENSION])?;
+        let sealing = extensions.take(SEALING_EXTENSION).map(|value| Sealing::read(&value)).transpose()?;
+        let note = Self { epoch, name, ledger, sealing, extensions };
         note.check()?;
         let padding = reader.take(reader.remaining(), "the padding of a note")?;
         if padding.iter().any(|byte| *byte != 0) {
             return Err(DocumentError::Padding);
         }
         Ok(note)
+    }
+}
+
+impl Sealing {
+    fn read(value: &[u8]) -> Result<Self, DocumentError> {
+        let mut reader = Reader::new(value);
+        let epoch = reader.u32("the epoch of the dedup key")?;
+        let complete = match reader.u8("whether a reseal is complete")? {
+            0 => false,
+            1 => true,
+            found => return Err(CodecError::Unknown { what: "whether a reseal is complete", found }.into()),
+        };
+        reader.finish()?;
+        Ok(Self { epoch, complete })
     }
 }
 
@@ -161,7 +196,7 @@ mod tests {
 
     fn note(name: &str, shared: bool) -> OwnerNote {
         let ledger = shared.then(|| ledger(SegmentId::new([2; 32])));
-        OwnerNote { epoch: 3, name: name.to_owned(), ledger, extensions: Extensions::default() }
+        OwnerNote { epoch: 3, name: name.to_owned(), ledger, sealing: None, extensions: Extensions::default() }
     }
 
     /// Seals any plain bytes as somebody with the key would.
@@ -208,6 +243,31 @@ mod tests {
         assert!(changed(5, 0).is_err(), "no name, and what follows is read as something else");
         assert_eq!(changed(6, 0xff), Err(DocumentError::from(CodecError::Text { what: "a dataset's name" }).into()));
         assert_eq!(changed(OWNER_NOTE_BYTES - 1, 1), Err(DocumentError::Padding.into()));
+    }
+
+    #[test]
+    fn which_epoch_seals_reads_back_and_impossible_ones_are_refused() {
+        for (epoch, complete) in [(1, false), (3, true)] {
+            let mut note = note("a", true);
+            note.sealing = Some(Sealing { epoch, complete });
+            assert_eq!(note.seal(&KEY).expect("fits").open(&KEY), Ok(note));
+        }
+        for epoch in [0, 4] {
+            let mut note = note("a", false);
+            note.sealing = Some(Sealing { epoch, complete: true });
+            assert_eq!(note.seal(&KEY), Err(DocumentError::Sealing));
+        }
+        let mut good = note("a", false);
+        good.sealing = Some(Sealing { epoch: 3, complete: true });
+        let good = good.encode().expect("fits").to_vec();
+        // Version, epoch, name, ledger, then one extension: its count, key and length.
+        let at = 1 + 4 + 2 + 1 + 2 + 2 + 4;
+        assert_eq!(good[at..at + 5], [3, 0, 0, 0, 1]);
+        for (place, value) in [(at, 0), (at, 4), (at + 4, 2), (at - 4, 6), (at - 6, 3)] {
+            let mut plain = good.clone();
+            plain[place] = value;
+            assert!(sealed(&plain, salt(&KEY, &plain)).open(&KEY).is_err(), "byte {place} is {value}");
+        }
     }
 
     #[test]

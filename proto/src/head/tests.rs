@@ -178,7 +178,13 @@ fn history(segment: SegmentId) -> CountedTree {
 #[test]
 fn history_and_note_stand_in_the_head_of_a_dataset() {
     let keys = keys();
-    let note = OwnerNote { epoch: 0, name: "speech".to_owned(), ledger: None, extensions: Extensions::default() };
+    let note = OwnerNote {
+        epoch: 0,
+        name: "speech".to_owned(),
+        ledger: None,
+        sealing: None,
+        extensions: Extensions::default(),
+    };
     let body = ReadBody {
         table: location(20, DOCUMENT_ADDRESSES_MAX),
         history: Some(history(SegmentId::new([6; 32]))),

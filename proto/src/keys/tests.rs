@@ -163,3 +163,21 @@ fn stewards_have_nothing_in_common_with_each_other_or_with_views() {
         }
     }
 }
+
+#[test]
+fn a_reseal_changes_what_chunks_are_sealed_with_and_nothing_else() {
+    let keys = DatasetKeys::derive_epoch(&VaultSecret::new([9; 32]), 0, 5);
+    assert_eq!(keys.sealing(), 0);
+    let same = keys.sealing_as(0);
+    assert_eq!((same.dedup.expose(), same.chunker_seed), (keys.dedup.expose(), keys.chunker_seed));
+    let mut seen = BTreeSet::from([*keys.dedup.expose(), *keys.mask.expose(), *keys.table.expose()]);
+    for epoch in [1, 2, 5] {
+        let resealed = keys.sealing_as(epoch);
+        assert!(seen.insert(*resealed.dedup.expose()), "a key was derived twice");
+        assert_ne!(resealed.chunker_seed, keys.chunker_seed);
+        assert_eq!((resealed.sealing(), resealed.epoch()), (epoch, 5));
+        assert_eq!((&resealed.read, resealed.mask.expose()), (&keys.read, keys.mask.expose()));
+        assert_eq!(resealed.delete.expose(), keys.delete.expose());
+        assert_eq!(resealed.in_epoch(6).sealing(), 0, "the note of an epoch says how it seals");
+    }
+}
