@@ -15,7 +15,7 @@ use crate::failure::{Exit, Failure};
 use crate::opened::{Opened, open_dataset};
 use crate::source::{Named, Source};
 use crate::terminal::{Terminal, local_time, rate, size};
-use crate::{datasets, inspect, steward, vault};
+use crate::{audit, datasets, inspect, steward, vault};
 
 /// Runs one of these commands.
 ///
@@ -40,6 +40,7 @@ pub async fn run(context: &Context, command: Command) -> Result<Exit, Failure> {
         Command::Unshare(arguments) => datasets::unshare(context, &arguments).await,
         Command::Gc(arguments) => datasets::gc(context, &arguments).await,
         Command::Rekey(arguments) => datasets::rekey(context, &arguments).await,
+        Command::Audit(arguments) => audit::run(context, &arguments).await,
         Command::StewardLink(arguments) => steward::link(context, &arguments).await,
         Command::Steward(command) => steward::run(context, command).await,
         Command::Get(arguments) => get(context, &arguments).await,

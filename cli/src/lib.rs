@@ -3,6 +3,7 @@
 //! Printing and exit codes live here and nowhere else.
 
 pub mod arguments;
+pub mod audit;
 pub mod context;
 pub mod data;
 pub mod datasets;

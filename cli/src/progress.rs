@@ -47,6 +47,7 @@ const fn name(stage: Stage) -> &'static str {
         Stage::ReadingDocuments => "reading",
         Stage::Downloading => "getting",
         Stage::Asking => "asking",
+        Stage::Auditing => "auditing",
     }
 }
 

@@ -16,6 +16,7 @@ use dolmen_proto::link::Link;
 use dolmen_proto::manifest::{Entry, EntryKind};
 use futures::StreamExt;
 
+use crate::audit::{self, AuditOptions, AuditReport};
 use crate::config::ClientConfig;
 use crate::cores::Cores;
 use crate::error::{ClientError, ErrorKind};
@@ -227,6 +228,37 @@ impl Client {
     pub async fn info_of(&self, snapshot: &Snapshot) -> Result<InfoReport, ClientError> {
         self.progress.stage(Stage::Asking);
         info::info(&self.nodes, &snapshot.dataset).await
+    }
+
+    /// Asks every node of the dataset that a link leads to for proof of what it should hold; see [`AuditOptions`].
+    ///
+    /// # Errors
+    /// As [`Client::get`] for the documents; what nodes do is in the report.
+    pub async fn audit(&self, link: &str, options: &AuditOptions) -> Result<AuditReport, ClientError> {
+        self.audit_dataset(&self.open(link, true).await?, options).await
+    }
+
+    /// As [`Client::audit`], of the dataset that a snapshot was opened in.
+    ///
+    /// # Errors
+    /// As [`Client::audit`].
+    pub async fn audit_of(&self, snapshot: &Snapshot, options: &AuditOptions) -> Result<AuditReport, ClientError> {
+        self.audit_dataset(&snapshot.dataset, options).await
+    }
+
+    async fn audit_dataset(&self, dataset: &Dataset, options: &AuditOptions) -> Result<AuditReport, ClientError> {
+        self.progress.stage(Stage::Auditing);
+        let places = info::places(dataset).await?;
+        let other = self.live.as_ref().map(|live| live.another().map(Arc::new)).transpose()?;
+        let readers = match &other {
+            Some(live) => self.nodes.through(Arc::clone(live) as Arc<dyn Network>),
+            None => self.nodes.clone(),
+        };
+        let report = audit::audit(&self.nodes, &readers, &places, options, &self.progress).await;
+        if let Some(live) = other {
+            live.disconnect().await;
+        }
+        report
     }
 
     /// Extends all leases of an anonymous upload made by this client; `None`: by the configured lease from now.

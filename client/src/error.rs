@@ -114,6 +114,13 @@ impl ClientError {
     }
 }
 
+impl From<dolmen_proto::audit::AuditError> for ClientError {
+    /// Of an auditor's own doing: what a node does wrong is an outcome and no failure.
+    fn from(error: dolmen_proto::audit::AuditError) -> Self {
+        Self::bug("an audit went wrong", error)
+    }
+}
+
 impl From<ClientError> for std::io::Error {
     /// For those who read a file as a stream; the failure itself is the source.
     fn from(error: ClientError) -> Self {

@@ -15,6 +15,7 @@ pub mod progress;
 pub mod report;
 pub mod vault;
 
+mod audit;
 mod budget;
 mod client;
 mod collect;
@@ -36,6 +37,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+pub use audit::{AuditOptions, AuditReport, AuditedNode, TranscriptView, check_transcript};
 pub use client::Client;
 pub use config::{ClientConfig, ConfigError, PolicyChoice};
 pub use error::{ClientError, ErrorKind};

@@ -24,6 +24,8 @@ pub enum Stage {
     Downloading,
     /// Asking nodes what they hold.
     Asking,
+    /// Asking nodes to prove what they hold.
+    Auditing,
 }
 
 /// One thing that happened.

@@ -264,7 +264,7 @@ impl From<&HistoryRow> for LogEntry {
     }
 }
 
-fn rfc3339<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn rfc3339<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&format_time_ns(i128::from(time.as_unix_ms()) * 1_000_000))
 }
 

@@ -19,6 +19,7 @@ use crate::{
     ProgressSink, PutOptions,
 };
 
+mod auditing;
 mod inspecting;
 mod reading;
 mod restoring;

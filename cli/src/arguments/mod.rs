@@ -2,6 +2,7 @@
 //!
 //! Decides what can be typed. Never decides what a command does.
 
+mod audit;
 mod data;
 mod network;
 mod steward;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use self::audit::*;
 pub use self::data::*;
 pub use self::network::*;
 pub use self::steward::*;
@@ -121,6 +123,8 @@ pub enum Command {
     Unshare(Unshare),
     /// Give a dataset new keys, so that old links read nothing that comes later.
     Rekey(Rekey),
+    /// Ask every node of a dataset to prove what it should hold, or check transcripts of such audits.
+    Audit(Audit),
     /// Print a link whose holder can audit, renew and repair a dataset, and never read it.
     StewardLink(StewardLink),
     /// Look after stewards.

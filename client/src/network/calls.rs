@@ -50,6 +50,11 @@ impl Nodes {
         Self { network, known: Arc::default() }
     }
 
+    /// The same nodes, asked by somebody else.
+    pub(crate) fn through(&self, network: Arc<dyn Network>) -> Self {
+        Self { network, known: Arc::clone(&self.known) }
+    }
+
     pub(crate) fn now(&self) -> Timestamp {
         self.network.now()
     }
@@ -94,7 +99,7 @@ impl Nodes {
     }
 
     /// One call; where a known address leads nowhere, the directory is asked for a newer one, once.
-    async fn call(
+    pub(super) async fn call(
         &self,
         node: NodeId,
         request: Request,

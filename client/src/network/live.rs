@@ -32,7 +32,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(3);
 /// Data plane and directory under one throw-away key.
 pub(crate) struct Live {
     data: DataClient,
-    directory: Directory,
+    directory: Arc<Directory>,
 }
 
 impl std::fmt::Debug for Live {
@@ -58,13 +58,7 @@ impl Live {
             ClientError::new(ErrorKind::Local, "could not open the network", error, "check this machine's network")
         };
         let identity = Identity::generate().map_err(|error| local(&error))?;
-        let options = DataPlaneOptions {
-            memory_budget_bytes: (budget_bytes / 3).clamp(8 * MIB, WINDOWS_MAX_BYTES),
-            idle_timeout: IDLE_TIMEOUT,
-            keep_alive: KEEP_ALIVE,
-            ..DataPlaneOptions::default()
-        };
-        let data = DataClient::new(&identity, options).map_err(|error| local(&error))?;
+        let data = DataClient::new(&identity, data_options(budget_bytes)).map_err(|error| local(&error))?;
         let options = DirectoryOptions {
             identity,
             mode: DirectoryMode::Client,
@@ -72,13 +66,40 @@ impl Live {
             cache: Some(state.node_cache()),
         };
         let directory = Directory::start(options).await.map_err(|error| local(&error))?;
-        Ok(Self { data, directory })
+        Ok(Self { data, directory: Arc::new(directory) })
+    }
+
+    /// The same network under another throw-away key, so that nodes take it for somebody else.
+    ///
+    /// # Errors
+    /// `Local` when sockets cannot be opened.
+    pub(crate) fn another(&self) -> Result<Self, ClientError> {
+        let local = |error: &dyn std::fmt::Display| {
+            ClientError::new(ErrorKind::Local, "could not open the network", error, "check this machine's network")
+        };
+        let identity = Identity::generate().map_err(|error| local(&error))?;
+        let data = DataClient::new(&identity, data_options(8 * MIB)).map_err(|error| local(&error))?;
+        Ok(Self { data, directory: Arc::clone(&self.directory) })
+    }
+
+    /// Ends the connections of one made by [`Live::another`].
+    pub(crate) async fn disconnect(&self) {
+        self.data.shut_down().await;
     }
 
     /// Ends connections and saves what was learned of nodes.
     pub(crate) async fn shut_down(&self) {
         self.directory.shutdown().await;
         self.data.shut_down().await;
+    }
+}
+
+fn data_options(budget_bytes: u64) -> DataPlaneOptions {
+    DataPlaneOptions {
+        memory_budget_bytes: (budget_bytes / 3).clamp(8 * MIB, WINDOWS_MAX_BYTES),
+        idle_timeout: IDLE_TIMEOUT,
+        keep_alive: KEEP_ALIVE,
+        ..DataPlaneOptions::default()
     }
 }
 

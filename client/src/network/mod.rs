@@ -17,6 +17,7 @@ mod calls;
 mod live;
 #[cfg(test)]
 pub(crate) mod memory;
+mod prove;
 
 pub(crate) use calls::{Account, Nodes};
 pub(crate) use live::Live;

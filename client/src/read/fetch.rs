@@ -275,7 +275,7 @@ impl Fetcher {
                 code.rebuild(&present, &mut into)
                     .map_err(|error| ClientError::bug("could not rebuild a segment", error))?;
                 fetched.extend(rebuilt);
-                Ok(fetched)
+                Ok::<_, ClientError>(fetched)
             };
             fetched = self.cores.run(rebuild).await??;
         }

@@ -12,7 +12,7 @@ use dolmen_proto::limits::{FRAME_STORED_BYTES, TAG_BYTES};
 use dolmen_proto::policy::Policy;
 use dolmen_proto::seal::{frames_covering, open_frames};
 use dolmen_proto::segment::{Geometry, SegmentNonce};
-use dolmen_proto::table::{NodeEntry, SegmentRow};
+use dolmen_proto::table::{NodeEntry, RowKind, SegmentRow};
 use dolmen_proto::tree::BlobPointer;
 
 use super::part::Chunk;
@@ -30,6 +30,8 @@ pub(crate) struct Place {
     pub(crate) holders: Vec<Option<NodeId>>,
     /// The segment's mask key, where a document says it.
     pub(crate) mask_key: Option<MaskKey>,
+    /// Whether it holds documents, and not content.
+    pub(crate) documents: bool,
 }
 
 impl Place {
@@ -46,6 +48,7 @@ impl Place {
             roots: segment.holders().iter().map(|holder| holder.root).collect(),
             holders: segment.holders().iter().map(|holder| holder.node.as_ref().map(learn)).collect(),
             mask_key,
+            documents: true,
         }
     }
 
@@ -62,6 +65,7 @@ impl Place {
             roots: row.roots().to_vec(),
             holders: holders.iter().map(|holder| holder.map(learn)).collect(),
             mask_key: row.mask_key().cloned(),
+            documents: row.kind() == RowKind::Documents,
         }
     }
 
@@ -74,6 +78,7 @@ impl Place {
             roots: stored.roots.clone(),
             holders: stored.nodes.clone(),
             mask_key: None,
+            documents: false,
         }
     }
 
