@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use dolmen_proto::ids::{NodeId, ShardRoot, Timestamp};
+use dolmen_proto::ids::{NodeId, SegmentId, ShardRoot, Timestamp};
 use dolmen_proto::placement::{Candidate, STANDING_UNKNOWN, largest_domains};
 use dolmen_proto::wire::NodeRecord;
 use futures::StreamExt;
@@ -14,7 +14,7 @@ use futures::StreamExt;
 use crate::error::ClientError;
 use crate::lease::{ByNode, NODES_AT_ONCE};
 use crate::network::Nodes;
-use crate::read::{Dataset, Place};
+use crate::read::{Dataset, Place, counts};
 use crate::report::InfoReport;
 
 /// All places of a dataset.
@@ -40,13 +40,40 @@ pub(crate) fn by_node(places: &[Arc<Place>]) -> ByNode {
     shards
 }
 
+/// Further places of shards that overlays name and that count.
+async fn further(nodes: &Nodes, dataset: &Dataset, places: &[Arc<Place>]) -> Vec<(Arc<Place>, usize, NodeId)> {
+    let Some(overlays) = dataset.overlays() else { return Vec::new() };
+    let of_segment: HashMap<SegmentId, &Arc<Place>> = places.iter().map(|place| (place.id, place)).collect();
+    let mut found: BTreeMap<(SegmentId, usize, NodeId), Arc<Place>> = BTreeMap::new();
+    overlays
+        .every_row(|row| {
+            let Some(place) = of_segment.get(&row.segment) else { return };
+            let (shard, node) = (row.shard.get(), row.node.id());
+            if place.holders.get(shard).is_some_and(|base| *base != Some(node)) && counts(&row, place, nodes) {
+                overlays.learn(&row.node);
+                found.insert((row.segment, shard, node), Arc::clone(place));
+            }
+        })
+        .await;
+    found.into_iter().map(|((_, shard, node), place)| (place, shard, node)).collect()
+}
+
 /// Asks every node for all its shards and adds up.
 ///
 /// # Errors
 /// `Damaged` or `NotNow` when the table cannot be read.
 pub(crate) async fn info(nodes: &Nodes, dataset: &Dataset) -> Result<InfoReport, ClientError> {
     let places = places(dataset).await?;
-    let alive = ask_all(nodes, &by_node(&places)).await;
+    let further = further(nodes, dataset, &places).await;
+    let mut asked = by_node(&places);
+    for (place, shard, node) in &further {
+        asked.entry(*node).or_default().insert(place.roots[*shard]);
+    }
+    let alive = ask_all(nodes, &asked).await;
+    let mut further_of: HashMap<(SegmentId, usize), Vec<NodeId>> = HashMap::new();
+    for (place, shard, node) in &further {
+        further_of.entry((place.id, *shard)).or_default().push(*node);
+    }
     let records: HashMap<NodeId, NodeRecord> =
         nodes.sample(0).await.into_iter().map(|record| (record.node, record)).collect();
     let mut report = InfoReport {
@@ -59,6 +86,7 @@ pub(crate) async fn info(nodes: &Nodes, dataset: &Dataset) -> Result<InfoReport,
         by_policy: BTreeMap::new(),
         largest_domain: 0,
         lease_until: Timestamp::default(),
+        overlay_shards: further.len() as u64,
     };
     let (mut least_margin, mut lease_until) = (None, None::<Timestamp>);
     for place in &places {
@@ -66,14 +94,18 @@ pub(crate) async fn info(nodes: &Nodes, dataset: &Dataset) -> Result<InfoReport,
         *report.by_policy.entry(policy.to_string()).or_default() += 1;
         let length = u64::from(place.geometry.shard_bytes());
         let mut living = 0u64;
-        for (root, node) in place.roots.iter().zip(&place.holders) {
-            let Some(node) = node else { continue };
+        for (shard, (root, node)) in place.roots.iter().zip(&place.holders).enumerate() {
+            let further = further_of.get(&(place.id, shard)).map_or(&[][..], Vec::as_slice);
+            if node.is_none() && further.is_empty() {
+                continue;
+            }
             report.shards += 1;
-            if let Some((held, until)) = alive.get(&(*node, *root))
-                && *held == length
-            {
+            // Of several places the one that lasts longest counts: a shard is as alive as its best copy.
+            let held = |node: &NodeId| alive.get(&(*node, *root)).filter(|(held, _)| *held == length);
+            let until = node.iter().chain(further).filter_map(held).map(|(_, until)| *until).max();
+            if let Some(until) = until {
                 living += 1;
-                lease_until = Some(lease_until.map_or(*until, |known| known.min(*until)));
+                lease_until = Some(lease_until.map_or(until, |known| known.min(until)));
             }
         }
         report.alive_shards += living;

@@ -121,6 +121,8 @@ pub struct InfoReport {
     /// The earliest end of a living shard's lease.
     #[serde(serialize_with = "rfc3339")]
     pub lease_until: Timestamp,
+    /// Further places of shards that stewards have published and that count.
+    pub overlay_shards: u64,
 }
 
 /// What a renewal came to.

@@ -24,6 +24,7 @@ pub(crate) fn cases() -> Cases {
     tables(&mut cases);
     trees(&mut cases);
     cases.extend(crate::vaults::broken());
+    cases.extend(crate::stewards::broken());
     cases
 }
 

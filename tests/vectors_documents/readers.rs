@@ -16,7 +16,7 @@ use dolmen_proto::table::{ForwardRow, LeavingRow, NodeEntry, Rows, SegmentRow, S
 use dolmen_proto::tree::{BlobPointer, CountedTree, Node, SELF_SEGMENT, TreeItem, TreeWalk};
 use serde_json::{Value, json};
 
-use crate::hex;
+use crate::{hex, stewards};
 
 /// What the case reads as, or the error's name.
 pub(crate) fn read(case: &Value) -> Result<Value, String> {
@@ -47,6 +47,12 @@ pub(crate) fn read(case: &Value) -> Result<Value, String> {
             kept,
             |key| json!({"created_ms": key.created.as_unix_ms(), "id": key.id.to_string()}),
         ),
+        "steward head" => stewards::head(case),
+        "overlay head" => stewards::overlay_head_of(case),
+        "stewards of a read head" => stewards::stewards_of_read_head(case),
+        "grant blob" => stewards::grant_blob(case),
+        "overlay blob" => stewards::overlay_blob(case),
+        "overlay" => stewards::overlay(case),
         "ledger" => ledger(&bytes(case, "bytes")),
         "owner note" => owner_note(case),
         "dataset root" => dataset_root(text(case, "text")),
@@ -61,14 +67,14 @@ fn text<'a>(case: &'a Value, field: &str) -> &'a str {
     case[field].as_str().unwrap_or_else(|| panic!("{field} is a text"))
 }
 
-fn bytes(case: &Value, field: &str) -> Vec<u8> {
+pub(crate) fn bytes(case: &Value, field: &str) -> Vec<u8> {
     let mut bytes = HEXLOWER.decode(text(case, field).as_bytes()).expect("hexadecimal");
     let zeros = case.get("zeros_after").map_or(0, |count| count.as_u64().expect("a number"));
     bytes.resize(bytes.len() + usize::try_from(zeros).expect("few"), 0);
     bytes
 }
 
-fn array(case: &Value, field: &str) -> [u8; 32] {
+pub(crate) fn array(case: &Value, field: &str) -> [u8; 32] {
     HEXLOWER.decode(text(case, field).as_bytes()).expect("hexadecimal").try_into().expect("32 bytes")
 }
 
@@ -78,7 +84,7 @@ fn blobs(case: &Value) -> Vec<Vec<u8>> {
 }
 
 /// The error's name with those of the errors around it, `Codec.Truncated`: messages may get better, names stay.
-fn said(error: impl Debug) -> String {
+pub(crate) fn said(error: impl Debug) -> String {
     let text = format!("{error:?}");
     let names = text.split('(').map(|part| part.split(|symbol: char| !symbol.is_alphanumeric()).next().unwrap_or(""));
     names.take_while(|name| name.starts_with(char::is_uppercase)).collect::<Vec<_>>().join(".")
@@ -142,7 +148,7 @@ fn with_some(mut value: Value, field: &str, found: Option<Value>) -> Value {
     value
 }
 
-fn counted(tree: &CountedTree) -> Value {
+pub(crate) fn counted(tree: &CountedTree) -> Value {
     json!({"count": tree.count, "tree": pointer(&tree.root)})
 }
 
@@ -176,7 +182,7 @@ fn table_body(body: &TableBody) -> Value {
     json!({"table": location(&body.location)})
 }
 
-fn location(location: &TableLocation) -> Value {
+pub(crate) fn location(location: &TableLocation) -> Value {
     let holder =
         |holder: &Holder| json!({"root": holder.root.to_string(), "node": holder.node.as_ref().map(node_entry)});
     let segment = &location.segment;
@@ -203,7 +209,7 @@ fn node_entry(node: &NodeEntry) -> Value {
     json!({"id": node.id().to_string(), "addresses": node.addresses().iter().map(ToString::to_string).collect::<Vec<_>>()})
 }
 
-fn node<T: TreeItem>(
+pub(crate) fn node<T: TreeItem>(
     blob: &[u8],
     item: impl Fn(&T) -> Value,
     label: impl Fn(&T::Label) -> Value,
@@ -316,7 +322,9 @@ fn ledger(blob: &[u8]) -> Result<Value, String> {
             "sequence": share.sequence,
         })
     };
-    Ok(json!({"next": ledger.next, "shares": ledger.shares.iter().map(share).collect::<Vec<_>>()}))
+    let value = json!({"next": ledger.next, "shares": ledger.shares.iter().map(share).collect::<Vec<_>>()});
+    let stewards: Vec<Value> = ledger.stewards.iter().map(stewards::steward_of_ledger).collect();
+    Ok(with_some(value, "stewards", (!stewards.is_empty()).then(|| json!(stewards))))
 }
 
 fn owner_note(case: &Value) -> Result<Value, String> {

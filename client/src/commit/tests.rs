@@ -15,6 +15,7 @@ use crate::{
 };
 
 mod collect;
+mod overlays;
 mod property;
 mod reseal;
 mod shares;

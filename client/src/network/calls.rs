@@ -18,7 +18,8 @@ use dolmen_proto::limits::{CLOCK_SKEW_MAX, ROOTS_PER_CALL_MAX};
 use dolmen_proto::root::verify_slice;
 use dolmen_proto::wire::{
     DeleteBody, DeleteRequest, DescribeReply, GetHeadRequest, GetRequest, LeaseTerms, NodeRecord, PutHeadReply,
-    PutHeadRequest, PutRequest, RenewBody, RenewRequest, Reply, Request, ShardStatus, Signed,
+    PutHeadRequest, PutRequest, Receipt, RenewBody, RenewReceipt, RenewRequest, Reply, Request, ShardStatus, Signed,
+    StewardGrant,
 };
 use ed25519_dalek::SigningKey;
 use tokio::sync::OnceCell;
@@ -164,7 +165,8 @@ impl Nodes {
         clock.get_or_try_init(check).await?.clone()
     }
 
-    /// Puts a shard and checks the receipt; `until` is then the lease's end.
+    /// Puts a shard and checks the receipt, which it gives; `until` is then the lease's end, or the end of the grant by which
+    /// the account is used, where that is sooner.
     ///
     /// # Errors
     /// [`CallFault`].
@@ -176,26 +178,26 @@ impl Nodes {
         shard: Bytes,
         until: Timestamp,
         sent: Arc<AtomicU64>,
-    ) -> Result<(), CallFault> {
+    ) -> Result<Signed<Receipt>, CallFault> {
         self.check_clock(node).await?;
         let keys = account.at(node);
         let terms = LeaseTerms {
             node,
             root,
             length_bytes: shard.len() as u64,
-            account: keys.account_id(),
-            delete_key: keys.delete.verifying_key().to_bytes(),
-            renew_key: keys.renew.verifying_key().to_bytes(),
-            until,
+            account: keys.account,
+            delete_key: keys.delete_key,
+            renew_key: keys.renew_key,
+            until: keys.end(until),
             issued_at: self.now(),
         };
-        let lease = Signed::sign(terms.clone(), &keys.account);
-        let request = Request::Put(Box::new(PutRequest { lease, grant: None }));
+        let lease = Signed::sign(terms.clone(), &keys.lease);
+        let request = Request::Put(Box::new(PutRequest { lease, grant: keys.grant.clone() }));
         match self.call(node, request, vec![shard], sent).await?.reply {
-            Reply::Put(receipt) => receipt
-                .verify(&terms, self.now())
-                .map(|_| ())
-                .map_err(|error| CallFault::misbehaved(node, format!("its receipt is wrong: {error}"))),
+            Reply::Put(receipt) => match receipt.verify(&terms, self.now()) {
+                Ok(_) => Ok(*receipt),
+                Err(error) => Err(CallFault::misbehaved(node, format!("its receipt is wrong: {error}"))),
+            },
             _ => Err(CallFault::misbehaved(node, "it answered another call")),
         }
     }
@@ -300,20 +302,37 @@ impl Nodes {
         roots: &[ShardRoot],
         until: Timestamp,
     ) -> Result<Vec<bool>, CallFault> {
+        Ok(self.renew_receipts(account, node, roots, until, ROOTS_PER_CALL_MAX).await?.0)
+    }
+
+    /// As [`Nodes::renew`], with at most so many roots a call; gives the receipts too, each for those of one call that were
+    /// renewed.
+    ///
+    /// # Errors
+    /// As [`Nodes::renew`].
+    pub(crate) async fn renew_receipts(
+        &self,
+        account: &Account,
+        node: NodeId,
+        roots: &[ShardRoot],
+        until: Timestamp,
+        batch_max: usize,
+    ) -> Result<(Vec<bool>, Vec<Signed<RenewReceipt>>), CallFault> {
         self.check_clock(node).await?;
         let keys = account.at(node);
         let mut renewed = Vec::with_capacity(roots.len());
-        for batch in roots.chunks(ROOTS_PER_CALL_MAX) {
+        let mut receipts = Vec::new();
+        for batch in roots.chunks(batch_max.clamp(1, ROOTS_PER_CALL_MAX)) {
             let body = RenewBody {
                 node,
-                account: keys.account_id(),
+                account: keys.account,
                 signer: keys.renew.verifying_key().to_bytes(),
                 issued_at: self.now(),
-                until,
+                until: keys.end(until),
                 roots: batch.to_vec(),
             };
             let signed = Signed::sign(body.clone(), &keys.renew);
-            let request = Request::Renew(Box::new(RenewRequest { body: signed, grant: None }));
+            let request = Request::Renew(Box::new(RenewRequest { body: signed, grant: keys.grant.clone() }));
             let Reply::Renew(reply) = self.ask(node, request).await? else {
                 return Err(CallFault::misbehaved(node, "it answered another call"));
             };
@@ -321,22 +340,23 @@ impl Nodes {
                 return Err(CallFault::misbehaved(node, "it answered for other shards"));
             }
             let done: Vec<ShardRoot> = reply.renewed(batch);
-            if let Some(receipt) = &reply.receipt {
+            if let Some(receipt) = reply.receipt {
                 receipt
                     .verify(&body, &done, self.now())
                     .map_err(|error| CallFault::misbehaved(node, format!("its receipt is wrong: {error}")))?;
+                receipts.push(receipt);
             } else if !done.is_empty() {
                 return Err(CallFault::misbehaved(node, "it signs no receipt"));
             }
             renewed.extend(reply.codes.iter().map(Result::is_ok));
         }
-        Ok(renewed)
+        Ok((renewed, receipts))
     }
 
     /// Gives up the account's leases on these shards; gives for each whether the node has none any more.
     ///
     /// # Errors
-    /// [`CallFault`].
+    /// [`CallFault`]; a steward may not delete in an owner's name.
     pub(crate) async fn delete(
         &self,
         account: &Account,
@@ -344,16 +364,19 @@ impl Nodes {
         roots: &[ShardRoot],
     ) -> Result<Vec<bool>, CallFault> {
         let keys = account.at(node);
+        let Some(delete) = &keys.delete else {
+            return Err(CallFault::new(Fault::Refused, "a grant gives no right to delete"));
+        };
         let mut deleted = Vec::with_capacity(roots.len());
         for batch in roots.chunks(ROOTS_PER_CALL_MAX) {
             let body = DeleteBody {
                 node,
-                account: keys.account_id(),
-                signer: keys.delete.verifying_key().to_bytes(),
+                account: keys.account,
+                signer: keys.delete_key,
                 issued_at: self.now(),
                 roots: batch.to_vec(),
             };
-            let request = Request::Delete(DeleteRequest { body: Signed::sign(body, &keys.delete) });
+            let request = Request::Delete(DeleteRequest { body: Signed::sign(body, delete) });
             match self.ask(node, request).await? {
                 Reply::Delete(items) if items.len() == batch.len() => {
                     deleted.extend(items.iter().map(Result::is_ok));
@@ -404,39 +427,100 @@ impl Nodes {
     }
 }
 
-/// A dataset's owner as nodes see him: another account at each.
+/// Whoever stores, as nodes see him: a dataset's owner, another account at each, or a steward who acts in an owner's name where
+/// he has a grant and in his own elsewhere.
 pub(crate) struct Account {
     keys: Arc<DatasetKeys>,
+    grants: HashMap<NodeId, Granted>,
     at: Mutex<HashMap<NodeId, Arc<NodeKeys>>>,
 }
 
+/// What a steward may do in an owner's name at one node.
+#[derive(Clone)]
+pub(crate) struct Granted {
+    pub(crate) grant: Signed<StewardGrant>,
+    /// The key that the grant names.
+    pub(crate) steward: SigningKey,
+    /// The public halves of the owner's keys there.
+    pub(crate) delete_key: [u8; 32],
+    pub(crate) renew_key: [u8; 32],
+}
+
+/// Keys and names at one node.
 pub(crate) struct NodeKeys {
-    account: SigningKey,
-    delete: SigningKey,
+    account: AccountId,
+    /// Signs terms of leases.
+    lease: SigningKey,
+    /// Signs renewals.
     renew: SigningKey,
+    /// Signs deletes; a steward has none in an owner's name.
+    delete: Option<SigningKey>,
+    renew_key: [u8; 32],
+    delete_key: [u8; 32],
+    grant: Option<Signed<StewardGrant>>,
 }
 
 impl NodeKeys {
-    fn account_id(&self) -> AccountId {
-        AccountId::new(self.account.verifying_key().to_bytes())
+    fn granted(granted: &Granted) -> Self {
+        Self {
+            account: granted.grant.claimed().account,
+            lease: granted.steward.clone(),
+            renew: granted.steward.clone(),
+            delete: None,
+            renew_key: granted.renew_key,
+            delete_key: granted.delete_key,
+            grant: Some(granted.grant.clone()),
+        }
+    }
+
+    fn own(keys: &DatasetKeys, node: NodeId) -> Self {
+        let (account, renew) = (account_key(&keys.account, node), renew_key(&keys.renew, node));
+        let delete = delete_key(&keys.delete, node);
+        Self {
+            account: AccountId::new(account.verifying_key().to_bytes()),
+            lease: account,
+            renew_key: renew.verifying_key().to_bytes(),
+            renew,
+            delete_key: delete.verifying_key().to_bytes(),
+            delete: Some(delete),
+            grant: None,
+        }
+    }
+
+    /// The end that a lease can have of which this one is wanted.
+    fn end(&self, wanted: Timestamp) -> Timestamp {
+        self.grant.as_ref().map_or(wanted, |grant| wanted.min(grant.claimed().until))
     }
 }
 
 impl Account {
+    /// The owner of a dataset, or somebody in his own name.
     pub(crate) fn new(keys: Arc<DatasetKeys>) -> Self {
-        Self { keys, at: Mutex::default() }
+        Self::with_grants(keys, HashMap::new())
+    }
+
+    /// A steward: in an owner's name where he has a grant, else in his own.
+    pub(crate) fn with_grants(keys: Arc<DatasetKeys>, grants: HashMap<NodeId, Granted>) -> Self {
+        Self { keys, grants, at: Mutex::default() }
     }
 
     pub(crate) fn at(&self, node: NodeId) -> Arc<NodeKeys> {
         let mut at = self.at.lock().unwrap_or_else(PoisonError::into_inner);
-        let make = || {
-            Arc::new(NodeKeys {
-                account: account_key(&self.keys.account, node),
-                delete: delete_key(&self.keys.delete, node),
-                renew: renew_key(&self.keys.renew, node),
-            })
+        let make = || match self.grants.get(&node) {
+            Some(granted) => Arc::new(NodeKeys::granted(granted)),
+            None => Arc::new(NodeKeys::own(&self.keys, node)),
         };
         Arc::clone(at.entry(node).or_insert_with(make))
+    }
+
+    /// The grant at a node, if there is one.
+    pub(crate) fn grant(&self, node: NodeId) -> Option<&StewardGrant> {
+        self.grants.get(&node).map(|granted| granted.grant.claimed())
+    }
+
+    /// How many nodes there are grants for.
+    pub(crate) fn granted_nodes(&self) -> usize {
+        self.grants.len()
     }
 }
 

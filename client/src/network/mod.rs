@@ -19,7 +19,7 @@ mod live;
 pub(crate) mod memory;
 mod prove;
 
-pub(crate) use calls::{Account, Nodes};
+pub(crate) use calls::{Account, Granted, Nodes};
 pub(crate) use live::Live;
 
 /// A call that did not bring what was asked for.

@@ -231,7 +231,7 @@ impl Executor<UploadSession> for Upload {
             let put = sender.nodes.put_shard(&sender.account, node, root, bytes, sender.until, counter).await;
             locked(&open).remove(&attempt.0);
             match &put {
-                Ok(()) => {
+                Ok(_) => {
                     sender.sent_bytes.fetch_add(length, Ordering::Relaxed);
                     sender.acknowledged.note(Placed { root, node, until: sender.until });
                 }
@@ -249,7 +249,7 @@ impl Executor<UploadSession> for Upload {
         };
         let events = watched(attempt, Box::pin(work), sent, |attempt, told| match told {
             Told::Progress(bytes) => UploadEvent::Progress { attempt, bytes },
-            Told::Done(Ok(())) => UploadEvent::Acknowledged { attempt },
+            Told::Done(Ok(_)) => UploadEvent::Acknowledged { attempt },
             Told::Done(Err(fault)) => UploadEvent::Failed { attempt, fault: fault.fault },
         });
         Step::Start { attempt: attempt.0, events }

@@ -103,6 +103,14 @@ impl Candidates {
         Ok(())
     }
 
+    /// Refuses a code of documents that these nodes are too few for.
+    ///
+    /// # Errors
+    /// `NotNow`, with both numbers.
+    pub(crate) fn check_documents(&self, documents: Policy) -> Result<(), ClientError> {
+        self.check(documents, documents)
+    }
+
     /// All nodes there are, when these are all.
     pub(crate) fn everybody(&self) -> Option<WholeNetwork> {
         let whole = self.records.len() < CANDIDATES_WANTED;
@@ -153,12 +161,23 @@ pub(crate) struct Store {
 impl Store {
     /// Takes over nodes and terms.
     pub(crate) fn new(context: &PutContext<'_>, candidates: &Candidates, terms: Terms) -> Self {
+        let account = Arc::new(Account::new(Arc::clone(&terms.keys)));
+        Self::in_name_of(context, candidates, terms, account)
+    }
+
+    /// The same for somebody who stores in another's name where he may.
+    pub(crate) fn in_name_of(
+        context: &PutContext<'_>,
+        candidates: &Candidates,
+        terms: Terms,
+        account: Arc<Account>,
+    ) -> Self {
         let now = context.nodes.now();
         let Terms { keys, policy, document_policy, require_full, after, journal } = terms;
         let seed = [&keys.dedup.expose()[..], after.as_ref().map_or(&[][..], |id| id.as_bytes())].concat();
         let sender = Arc::new(Sender {
             nodes: context.nodes.clone(),
-            account: Arc::new(Account::new(Arc::clone(&keys))),
+            account,
             candidates: candidates.candidates.clone(),
             constraints: Constraints { regions: candidates.regions.clone(), ..Constraints::default() },
             seed: blake3::derive_key(PLACEMENT_CONTEXT, &seed),

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use dolmen_proto::head::{ReadBody, TableLocation, ViewBody};
+use dolmen_proto::head::{ReadBody, TableLocation, ViewBody, named_stewards};
 use dolmen_proto::history::HistoryRow;
 use dolmen_proto::ids::{SegmentId, SnapshotId};
 use dolmen_proto::keys::{MaskKey, MaskSecret, ViewSecret};
@@ -19,6 +19,7 @@ use dolmen_proto::tree::{BlobPointer, CountedTree};
 use super::cache::BlobCache;
 use super::documents::Documents;
 use super::fetch::Fetcher;
+use super::overlay::Overlays;
 use super::segment::Place;
 use super::source::{NewestTable, TableHead};
 use super::table::{Table, damaged};
@@ -80,6 +81,8 @@ struct Parts {
     table: (TableLocation, Option<MaskKey>),
     snapshot: (BlobPointer, SnapshotId),
     history: Option<CountedTree>,
+    /// Those whom the head names; the table knows them all.
+    stewards: Vec<[u8; 32]>,
 }
 
 /// A folder that is being read.
@@ -133,6 +136,7 @@ impl Dataset {
             table: (body.table.clone(), None),
             snapshot: (body.snapshot.clone(), body.snapshot_id),
             history: body.history.clone(),
+            stewards: named_stewards::<ReadBody>(&body.extensions).map_err(|error| damaged(&error))?,
         };
         Self::of_parts(reading, parts, everything).await
     }
@@ -149,6 +153,7 @@ impl Dataset {
             table: (body.table, Some(body.table_mask)),
             snapshot: (body.snapshot, body.snapshot_id),
             history: None,
+            stewards: Vec::new(),
         };
         Self::of_parts(reading, parts, everything).await
     }
@@ -160,6 +165,9 @@ impl Dataset {
         let fetcher = Fetcher::new(nodes.clone(), cores.clone(), Budget::new(u64::MAX), parts.mask);
         let ahead_bytes = budget_bytes / 4;
         let contents = fetcher.with_budget(Budget::new(budget_bytes - ahead_bytes));
+        if let TableHead::OfDataset(secret, _) = &parts.head {
+            fetcher.use_overlays(Overlays::new(reading, secret.clone(), parts.stewards));
+        }
         let documents = Documents::new(fetcher, cache.clone(), everything);
         let table = NewestTable::open(nodes, seen.clone(), &documents, parts.head, parts.table).await?;
         let (snapshot, snapshot_id) = parts.snapshot;
@@ -237,6 +245,11 @@ impl Dataset {
             rows.extend(walk.supply(&blob).map_err(|error| damaged(&error))?);
         }
         Ok(Some(rows))
+    }
+
+    /// The overlays of the stewards that the table names, when there are any.
+    pub(crate) fn overlays(&self) -> Option<&Overlays> {
+        self.contents.overlays()
     }
 
     /// Fetches file contents within the memory budget.

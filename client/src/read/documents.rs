@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dolmen_proto::ids::SegmentId;
 use dolmen_proto::seal::open_into;
+use dolmen_proto::table::TableRoot;
 use dolmen_proto::tree::BlobPointer;
 
 use super::cache::BlobCache;
@@ -68,6 +69,11 @@ impl Documents {
     /// The same, for somebody who will read all of the manifest.
     pub(crate) fn whole(&self) -> Self {
         Self { everything: true, ..self.clone() }
+    }
+
+    /// Takes in whom a table that was read names as stewards, and where it says that nodes are.
+    pub(crate) fn follow(&self, table: &TableRoot) {
+        self.fetcher.follow(table);
     }
 
     /// Whether a blob is in memory.

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -17,8 +17,10 @@ use dolmen_proto::ids::{NodeId, SegmentId, ShardIndex};
 use dolmen_proto::keys::{MaskKey, MaskSecret};
 use dolmen_proto::mask::Mask;
 use dolmen_proto::policy::Policy;
+use dolmen_proto::table::TableRoot;
 use futures::{StreamExt, TryStreamExt};
 
+use super::overlay::Overlays;
 use super::segment::{Place, SegmentData};
 use crate::budget::{Budget, Held, Pool};
 use crate::cores::Cores;
@@ -49,6 +51,8 @@ pub(crate) struct Fetcher {
     /// None for the holder of a view, who has the mask keys of single segments.
     mask: Option<Arc<MaskSecret>>,
     shared: Arc<Mutex<Shared>>,
+    /// Where else shards may lie; none for views, and while none is known.
+    overlays: Arc<OnceLock<Overlays>>,
 }
 
 impl std::fmt::Debug for Fetcher {
@@ -76,7 +80,33 @@ enum Span {
 
 impl Fetcher {
     pub(crate) fn new(nodes: Nodes, cores: Cores, budget: Budget, mask: Option<MaskSecret>) -> Self {
-        Self { nodes, cores, budget, pool: Pool::new(), mask: mask.map(Arc::new), shared: Arc::default() }
+        Self {
+            nodes,
+            cores,
+            budget,
+            pool: Pool::new(),
+            mask: mask.map(Arc::new),
+            shared: Arc::default(),
+            overlays: Arc::default(),
+        }
+    }
+
+    /// From now on holders that overlays name are asked too, once those of the base table have failed. Once for all clones.
+    pub(crate) fn use_overlays(&self, overlays: Overlays) {
+        // Whoever was first has the overlays of the same dataset.
+        let _ = self.overlays.set(overlays);
+    }
+
+    /// Takes in whom a table that was read names as stewards, and where it says that nodes are.
+    pub(super) fn follow(&self, table: &TableRoot) {
+        if let Some(overlays) = self.overlays.get() {
+            overlays.follow(&table.stewards, &table.nodes);
+        }
+    }
+
+    /// The overlays that holders are looked for in, when there are any.
+    pub(crate) fn overlays(&self) -> Option<&Overlays> {
+        self.overlays.get().filter(|overlays| overlays.any())
     }
 
     /// The same, with another bound on memory.
@@ -150,13 +180,32 @@ impl Fetcher {
         span: Span,
         held: Held,
     ) -> Result<Vec<(ShardIndex, Bytes)>, ClientError> {
-        let (holders, left_out) = self.holders(place);
-        let (outcome, fetched) = match self.run(place, &wanted, holders, span).await? {
-            (DownloadOutcome::Ready { shards }, fetched) => (DownloadOutcome::Ready { shards }, fetched),
-            // Those that failed before may have come back.
-            (_, _) if left_out => self.run(place, &wanted, all_holders(place), span).await?,
-            failed => failed,
-        };
+        let (holders, left_out) = self.known_holders(place);
+        let (mut outcome, mut fetched) = self.run(place, &wanted, holders, span).await?;
+        let ready = |outcome: &DownloadOutcome| matches!(outcome, DownloadOutcome::Ready { .. });
+        let mut further = None;
+        if !ready(&outcome)
+            && let Some(overlays) = self.overlays()
+        {
+            let found = overlays.holders(place).await;
+            if found.iter().any(|nodes| !nodes.is_empty()) {
+                (outcome, fetched) = self.run(place, &wanted, self.union(place, &found, true), span).await?;
+            }
+            further = Some(overlays);
+        }
+        // Those that failed before may have come back.
+        if !ready(&outcome) && left_out {
+            (outcome, fetched) = self.run(place, &wanted, all_holders(place), span).await?;
+        }
+        if !ready(&outcome)
+            && let Some(overlays) = further
+            && overlays.renew()
+        {
+            let found = overlays.holders(place).await;
+            if found.iter().any(|nodes| !nodes.is_empty()) {
+                (outcome, fetched) = self.run(place, &wanted, self.union(place, &found, false), span).await?;
+            }
+        }
         match outcome {
             DownloadOutcome::Ready { .. } => self.complete(place, &wanted, span, fetched, held).await,
             DownloadOutcome::Lost { found, needed } => Err(ClientError::new(
@@ -180,6 +229,30 @@ impl Fetcher {
                 "check the network and open files, then try again",
             )),
         }
+    }
+
+    /// Who to ask for each shard, by the base table, and by overlays when something of this segment has been missed before: reads
+    /// that miss nothing do not look at them.
+    fn known_holders(&self, place: &Arc<Place>) -> (Vec<Vec<NodeId>>, bool) {
+        let missed = {
+            let shared = self.shared();
+            shared.degraded.contains(&place.id)
+                || place.holders.iter().flatten().any(|node| shared.failed.contains(node))
+        };
+        let further = self.overlays().filter(|_| missed).and_then(|overlays| overlays.holders_known(place));
+        match further {
+            Some(further) if further.iter().any(|nodes| !nodes.is_empty()) => (self.union(place, &further, true), true),
+            _ => self.holders(place),
+        }
+    }
+
+    /// Holders by the base table first, then those of overlays; without those that failed before when only the `good` are wanted.
+    fn union(&self, place: &Place, further: &[Vec<NodeId>], good: bool) -> Vec<Vec<NodeId>> {
+        let shared = self.shared();
+        let wanted = |node: &NodeId| !good || !shared.failed.contains(node);
+        let base = place.holders.iter().map(|node| node.iter().copied());
+        let further = further.iter().map(Vec::as_slice).chain(std::iter::repeat(&[][..]));
+        base.zip(further).map(|(base, further)| base.chain(further.iter().copied()).filter(wanted).collect()).collect()
     }
 
     /// Who to ask for each shard, without the nodes that failed before as long as enough others are left.

@@ -81,6 +81,7 @@ impl NewestTable {
                 }
             }
         };
+        documents.follow(&table.root);
         let table = RwLock::new(Arc::new(table));
         Ok(Self(Arc::new(Inner { nodes: nodes.clone(), seen, head, table, looked: Mutex::new(None) })))
     }
@@ -109,6 +110,7 @@ impl NewestTable {
         *looked = Some(Instant::now());
         match newer {
             Some(Ok(table)) => {
+                documents.follow(&table.root);
                 *inner.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
                 true
             }

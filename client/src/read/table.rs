@@ -155,7 +155,11 @@ impl Table {
         Ok(found)
     }
 
-    fn place_of(&self, row: &SegmentRow) -> Result<Arc<Place>, ClientError> {
+    /// Where a row of this table places its segment's shards.
+    ///
+    /// # Errors
+    /// `Damaged` when it names a node that the table does not.
+    pub(crate) fn place_of(&self, row: &SegmentRow) -> Result<Arc<Place>, ClientError> {
         let holders = self.root.holders(row).map_err(|error| damaged(&error))?;
         Ok(Arc::new(Place::of_row(row, &holders, &self.nodes)))
     }
