@@ -122,7 +122,7 @@ impl Overlay {
             if walk.wanted_label().is_some_and(|label| label.segment > segment) {
                 break;
             }
-            let rows = walk.supply(&*self.blob(&pointer).await?).map_err(|error| damaged(&error))?;
+            let rows = walk.supply(&self.blob(&pointer).await?).map_err(|error| damaged(&error))?;
             if rows.is_empty() {
                 walk.seek(&key);
             }

@@ -183,6 +183,20 @@ async fn what_a_steward_rebuilt_is_read_from_where_he_put_it_and_info_counts_it(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_table_itself_is_found_with_the_stewards_that_the_head_names() {
+    let kept = Kept::new(10).await;
+    let helper = kept.steward().await;
+    let link = kept.link().await;
+    let mut walk = helper.steward.segments().unwrap();
+    let root = helper.steward.next_segments(&mut walk).await.unwrap().unwrap().remove(0).place;
+    assert_eq!(root.id, helper.steward.table_location().segment.id(), "the root's own segment comes first");
+    let first = kept.lose(std::slice::from_ref(&root));
+    assert!(kept.read(&link).await.is_err());
+    helper.rebuild(&[root], &first).await;
+    assert_eq!(kept.read(&link).await.unwrap(), kept.content);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_read_that_misses_nothing_does_not_look_at_overlays() {
     let kept = Kept::new(10).await;
     let helper = kept.steward().await;
