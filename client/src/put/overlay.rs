@@ -72,7 +72,9 @@ struct Writing {
 impl Writing {
     fn write(mut self, sink: &mut Sink) -> Result<BlobPointer, ClientError> {
         let before: BTreeMap<SegmentId, PlacedSegment> = match &self.old {
-            Some(old) => old.places().map(|place| Ok((place.id, self.of_place(place)?))).collect::<Result<_, _>>()?,
+            Some(old) => {
+                old.places().map(|place| Ok((place.id, self.of_place(place)?))).collect::<Result<_, ClientError>>()?
+            }
             None => BTreeMap::new(),
         };
         if before.len() > FURTHER_MAX {
