@@ -100,7 +100,16 @@ pub async fn tag(context: &Context, arguments: &Tag) -> Result<Exit, Failure> {
 /// [`Failure`] when the policy keeps nothing.
 pub async fn forget(context: &Context, arguments: &Forget) -> Result<Exit, Failure> {
     let terminal = context.terminal();
-    let name = Source::dataset(&arguments.source)?;
+    let named = arguments.sources.iter().map(|typed| dataset_and_snapshot(typed)).collect::<Result<Vec<_>, _>>()?;
+    let Some((name, _)) = named.first().cloned() else {
+        return Err(Failure::usage("no dataset was named", "give DATASET or DATASET@SNAPSHOT"));
+    };
+    let single: Option<Vec<_>> =
+        named.iter().map(|(_, snapshot)| snapshot.clone().map(|snapshot| selector(Some(snapshot)))).collect();
+    if named.iter().any(|(other, _)| *other != name) || (single.is_none() && named.len() > 1) {
+        let advice = "give one DATASET with rules, or DATASET@SNAPSHOT as often as needed";
+        return Err(Failure::usage("these are not snapshots of one dataset", advice));
+    }
     let policy = ForgetPolicy {
         last: arguments.keep_last,
         hourly: arguments.keep_hourly,
@@ -111,8 +120,16 @@ pub async fn forget(context: &Context, arguments: &Forget) -> Result<Exit, Failu
         tags: arguments.keep_tag.clone(),
     };
     let (client, _, dataset) = open_dataset(context, &name).await?;
-    let dropped =
-        if arguments.dry_run { dataset.would_forget(&policy).await? } else { dataset.forget(&policy).await? };
+    let dropped = match (single, arguments.dry_run) {
+        (Some(_), _) if policy != ForgetPolicy::default() => {
+            let advice = "leave out the --keep rules, or the @SNAPSHOT";
+            return Err(Failure::usage("rules are for a whole dataset, not for single snapshots", advice));
+        }
+        (Some(snapshots), true) => dataset.would_forget_snapshots(&snapshots).await?,
+        (Some(snapshots), false) => dataset.forget_snapshots(&snapshots).await?,
+        (None, true) => dataset.would_forget(&policy).await?,
+        (None, false) => dataset.forget(&policy).await?,
+    };
     client.shut_down().await;
     for entry in &dropped {
         terminal.json(entry);

@@ -19,6 +19,40 @@ const GLOBS_MAX: usize = 4096;
 pub(crate) struct Globs {
     names: GlobSet,
     paths: GlobSet,
+    /// Where matches of patterns can lie; `None`: anywhere.
+    reach: Option<Vec<Reach>>,
+}
+
+/// Where what a pattern for paths matches can lie.
+#[derive(Debug, Clone)]
+struct Reach {
+    /// The components that its matches begin with.
+    first: Vec<Vec<u8>>,
+    /// How many components its matches have; `None`: any number.
+    depth: Option<usize>,
+}
+
+impl Reach {
+    /// Of a pattern without slashes at its ends.
+    fn of(pattern: &str) -> Self {
+        let special = |part: &&str| part.contains(['*', '?', '[', ']', '{', '}', '\\']);
+        let parts: Vec<&str> = pattern.split('/').collect();
+        let first = parts.iter().take_while(|part| !special(part)).map(|part| part.as_bytes().to_vec()).collect();
+        // Braces may hold slashes, and two stars any number of folders.
+        let open = pattern.contains("**") || pattern.contains(['{', '[', '\\']);
+        Self { first, depth: (!open).then_some(parts.len()) }
+    }
+
+    fn below(&self, folder: &[u8]) -> bool {
+        let mut count = 0;
+        for (at, part) in folder.split(|byte| *byte == b'/').enumerate() {
+            if self.first.get(at).is_some_and(|first| first != part) {
+                return false;
+            }
+            count += 1;
+        }
+        self.depth.is_none_or(|depth| count < depth)
+    }
 }
 
 impl Globs {
@@ -35,19 +69,29 @@ impl Globs {
             return Err(wrong("the list", &format!("there are more than {GLOBS_MAX} patterns")));
         }
         let (mut names, mut paths) = (GlobSetBuilder::new(), GlobSetBuilder::new());
+        let mut reach = Some(Vec::new());
         for pattern in patterns {
             let anchored = pattern.trim_start_matches('/').trim_end_matches('/');
             let glob = GlobBuilder::new(anchored).literal_separator(true).backslash_escape(true).build();
             let glob = glob.map_err(|error| wrong(pattern, &error))?;
             let path = anchored.contains('/') || pattern.starts_with('/');
             if path {
+                if let Some(reach) = &mut reach {
+                    reach.push(Reach::of(anchored));
+                }
                 paths.add(glob)
             } else {
+                reach = None;
                 names.add(glob)
             };
         }
         let built = |set: GlobSetBuilder| set.build().map_err(|error| wrong("the list", &error));
-        Ok(Self { names: built(names)?, paths: built(paths)? })
+        Ok(Self { names: built(names)?, paths: built(paths)?, reach })
+    }
+
+    /// Whether a pattern may match something below this folder, which is not empty.
+    pub(crate) fn may_match_below(&self, folder: &[u8]) -> bool {
+        self.reach.as_ref().is_none_or(|reach| reach.iter().any(|reach| reach.below(folder)))
     }
 
     /// Whether a pattern matches a path, or its last component.
@@ -82,6 +126,24 @@ mod tests {
         ] {
             assert_eq!(globs(&[pattern]).unwrap().matches(path.as_bytes()), expected, "{pattern} {path}");
         }
+        for (pattern, folder, expected) in [
+            ("*.jpg", "x/y", true),
+            ("train/*.jpg", "train", true),
+            ("train/*.jpg", "test", false),
+            ("train/*.jpg", "train/x", false),
+            ("train/x/y", "train/x", true),
+            ("train/x/y", "train/x/y", false),
+            ("/top", "x", false),
+            ("train/**/*.jpg", "train/x/y/z", true),
+            ("train/**/*.jpg", "other/x", false),
+            ("*/x/*", "anything/x", true),
+            ("{a/b,c}/d", "a/b/q", true),
+            ("a/{b,c/d}", "a/c", true),
+            ("a/{b,c/d}", "b", false),
+        ] {
+            assert_eq!(globs(&[pattern]).unwrap().may_match_below(folder.as_bytes()), expected, "{pattern} {folder}");
+        }
+        assert!(globs(&["a/b", "*.jpg"]).unwrap().may_match_below(b"x"), "names match anywhere");
         assert!(globs(&["*"]).unwrap().matches(b"x/\xff\xfe"));
         assert!(!globs(&[]).unwrap().matches(b"x"));
         assert_eq!(globs(&["[a"]).unwrap_err().kind(), ErrorKind::Usage);

@@ -117,12 +117,12 @@ pub struct Tag {
 /// `dolmen forget`
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  dolmen forget photos --keep-last 10 --keep-daily 14 --keep-monthly 12\n\nThe newest snapshot is always kept."
+    after_help = "Examples:\n  dolmen forget photos --keep-last 10 --keep-daily 14 --keep-monthly 12\n  dolmen forget photos@2f31c0de photos@before    only these\n\nThe newest snapshot is always kept."
 )]
 pub struct Forget {
-    /// DATASET.
-    #[arg(value_name = "DATASET")]
-    pub source: String,
+    /// DATASET with rules of what to keep, or DATASET@SNAPSHOT, once or more, to forget only these.
+    #[arg(value_name = "DATASET[@SNAPSHOT]", required = true)]
+    pub sources: Vec<String>,
     /// Keep all that have this tag; may be given several times.
     #[arg(long, value_name = "TAG")]
     pub keep_tag: Vec<String>,

@@ -152,6 +152,29 @@ impl Selector {
     }
 }
 
+/// Takes snapshots out of a history, all of them or none; gives them, oldest first.
+///
+/// # Errors
+/// As [`Selector::find`]; `Usage` for the newest.
+pub(crate) fn drop_rows(rows: &mut Vec<HistoryRow>, snapshots: &[Selector]) -> Result<Vec<HistoryRow>, ClientError> {
+    let mut gone = BTreeSet::new();
+    for snapshot in snapshots {
+        let row = snapshot.find(rows)?;
+        if rows.last().is_some_and(|newest| newest.id == row.id) {
+            return Err(ClientError::new(
+                ErrorKind::Usage,
+                format!("snapshot {} cannot be forgotten", row.id.short()),
+                "it is the newest, which is what the dataset holds now",
+                "put or remove something first, or remove the dataset with `dolmen rm --all`",
+            ));
+        }
+        gone.insert(row.id);
+    }
+    let (dropped, kept) = std::mem::take(rows).into_iter().partition(|row| gone.contains(&row.id));
+    *rows = kept;
+    Ok(dropped)
+}
+
 /// Whether a text may be a tag.
 ///
 /// # Errors

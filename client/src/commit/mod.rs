@@ -36,7 +36,7 @@ use dolmen_proto::table::RowKind;
 use futures::future::BoxFuture;
 
 pub use self::history::{ForgetPolicy, Selector};
-pub(crate) use self::history::{add_tag, remove_tag};
+pub(crate) use self::history::{add_tag, drop_rows, remove_tag};
 pub(crate) use self::merge::Merged;
 pub(crate) use self::publish::{Created, create, is_retired};
 use self::publish::{Wrote, store_for, write};

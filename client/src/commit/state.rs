@@ -27,6 +27,8 @@ const NAME_CONTEXT: &str = "dolmen 2026 client dataset name v1";
 pub(crate) const HISTORY_MAX: u64 = 65_536;
 /// Epochs that are followed from one to the next.
 const EPOCHS_FOLLOWED_MAX: usize = 64;
+/// Epochs beyond the one that a note names in which a head is looked for: those between may have been lost.
+const EPOCHS_PROBED: u32 = 2;
 
 /// One dataset of a vault, for whoever holds the vault's secret.
 #[derive(Clone)]
@@ -83,13 +85,16 @@ impl Owner {
         if epoch == 0 { Arc::clone(&self.first) } else { Arc::new(self.first.in_epoch(epoch)) }
     }
 
-    /// Finds the newest head of the newest epoch, and puts it again where nodes have an older one.
+    /// Finds the newest head of the newest epoch, and puts it again where nodes have an older one. A client that never saw the
+    /// dataset believes no note alone that says which epoch is the newest, for nodes may show it an old one.
     ///
     /// # Errors
     /// As [`heads::find`]; `Damaged` when a head has no note of the owner.
     pub(crate) async fn newest(&self) -> Result<Newest, ClientError> {
         let nodes = self.client.nodes_known();
         let seen = self.client.state().seen_heads();
+        let locator = |epoch| ReadKeys::derive(&self.keys(epoch).read).locator;
+        let stranger = seen.newest(&locator(0))?.is_none();
         let mut epoch = 0;
         let mut forks = Vec::new();
         for _ in 0..EPOCHS_FOLLOWED_MAX {
@@ -102,12 +107,35 @@ impl Owner {
             let note = note_of(&keys, &found.body)?;
             let Found { head, body, forks: others, .. } = found;
             forks.extend(others.into_iter().map(|(head, body)| Fork { keys: Arc::clone(&keys), head, body }));
-            if note.epoch <= epoch {
-                return Ok(Newest { keys, note, head, body, forks });
+            if note.epoch > epoch {
+                epoch = note.epoch;
+                continue;
             }
-            epoch = note.epoch;
+            let mut later = None;
+            for next in (1..=EPOCHS_PROBED).filter_map(|ahead| epoch.checked_add(ahead)) {
+                if stranger || seen.newest(&locator(next))?.is_some() {
+                    later = self.goes_on_in(next, &head).await?.then_some(next);
+                }
+                if later.is_some() {
+                    break;
+                }
+            }
+            let Some(next) = later else { return Ok(Newest { keys, note, head, body, forks }) };
+            tracing::warn!(epoch = next, "nodes showed an old state: the dataset's keys have been changed since");
+            epoch = next;
         }
         Err(ClientError::bug("the dataset's newest epoch was not found", "each names another"))
+    }
+
+    /// Whether a later epoch has a head that was written after this one and the word which follows it, so that this is an old
+    /// one. What a rekey wrote that was broken off before its word is no later, and says nothing else.
+    async fn goes_on_in(&self, epoch: u32, head: &Head) -> Result<bool, ClientError> {
+        let (nodes, seen) = (self.client.nodes_known(), self.client.state().seen_heads());
+        match heads::find(nodes, &Wanted::of_owner(&self.keys(epoch).read)?, Some(&seen)).await {
+            Ok(found) => Ok(found.head.sequence() > head.sequence().saturating_add(1)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Reads what a head of this dataset leads to.

@@ -250,3 +250,61 @@ async fn a_stream_becomes_a_file_and_an_estimate_stores_nothing() {
     let estimate = within(logs.estimate(&[source], b"", &PutOptions::default())).await.unwrap();
     assert_eq!((estimate.new, estimate.new_bytes, world.network.held()), (1, 5, held));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn single_snapshots_are_forgotten_all_of_them_or_none() {
+    let world = World::new(4);
+    let machine = world.machine().await;
+    let dataset = machine.create("d").await;
+    let mut ids = Vec::new();
+    for content in [b"1", b"2", b"3", b"4"] {
+        ids.push(machine.put(&dataset, &[("a", content)]).await.unwrap().snapshot);
+    }
+    dataset.tag(&named(&ids[1]), "old").await.unwrap();
+    let newest = dataset.forget_snapshots(&[named(&ids[0]), Selector::Newest]).await.unwrap_err();
+    assert_eq!(newest.kind(), ErrorKind::Usage);
+    let missing = dataset.forget_snapshots(&[named(&ids[0]), named("ffffffffffff")]).await.unwrap_err();
+    assert_eq!(missing.kind(), ErrorKind::NotFound);
+    assert_eq!(dataset.log().await.unwrap().len(), 4);
+    let both = [named("old"), named(&ids[0][..12])];
+    let would = dataset.would_forget_snapshots(&both).await.unwrap();
+    let gone = dataset.forget_snapshots(&both).await.unwrap();
+    assert_eq!(would, gone);
+    assert_eq!(gone.iter().map(|entry| &entry.snapshot).collect::<Vec<_>>(), [&ids[0], &ids[1]]);
+    let left: Vec<String> = dataset.log().await.unwrap().into_iter().map(|entry| entry.snapshot).collect();
+    assert_eq!(left, [ids[3].clone(), ids[2].clone()]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_diff_of_large_snapshots_reads_only_where_they_differ() {
+    let world = World::new(4);
+    let machine = world.machine().await;
+    let dataset = machine.create("d").await;
+    let names: Vec<String> = (0..6000u32).map(|number| format!("{:02}/{number:05}", number % 40)).collect();
+    let all: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), name.as_bytes())).collect();
+    let first = machine.put(&dataset, &all).await.unwrap();
+    let second = machine.put(&dataset, &[("07/00007", b"changed"), ("new", b"n")]).await.unwrap();
+    // Bytes that a machine without anything reads to list all, and to compare.
+    let read = async |compare: bool| {
+        let fresh = world.machine().await;
+        let dataset = fresh.dataset("d").await;
+        let after = within(dataset.snapshot(&named(&second.snapshot))).await.unwrap();
+        let before = within(dataset.snapshot(&named(&first.snapshot))).await.unwrap();
+        let start = world.network.got_bytes.load(std::sync::atomic::Ordering::SeqCst);
+        if compare {
+            let mut told = Vec::new();
+            within(before.diff(&after, |entry| told.push(entry.path))).await.unwrap();
+            told.retain(|path| path != "07");
+            told.sort();
+            assert_eq!(told, ["07/00007", "new"], "beside the time of the folder");
+        } else {
+            let mut listing = after.list(b"", true).await.unwrap();
+            while within(listing.next()).await.unwrap().is_some() {}
+        }
+        let gets = world.network.take_gets().len();
+        (world.network.got_bytes.load(std::sync::atomic::Ordering::SeqCst) - start, gets)
+    };
+    let (listed, _) = read(false).await;
+    let (compared, gets) = read(true).await;
+    assert!(compared * 4 < listed, "{compared} of {listed} bytes, {gets} reads");
+}

@@ -222,6 +222,10 @@ impl<'a> Restore<'a> {
                 let wanted = all || self.includes(&join(&path, entry.name.as_bytes()));
                 match &entry.kind {
                     EntryKind::Folder(folder) => {
+                        let at = join(&path, entry.name.as_bytes());
+                        if !wanted && self.include.as_ref().is_some_and(|globs| !globs.may_match_below(&at)) {
+                            continue;
+                        }
                         let (name, attributes) = (entry.name.as_bytes().to_vec(), attributes(&entry));
                         below.push(Below { name, attributes, folder: folder.clone(), wanted });
                     }

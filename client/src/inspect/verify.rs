@@ -32,7 +32,7 @@ const STREAM_STEP_BYTES: usize = 1024 * 1024;
 pub struct VerifyOptions {
     /// Only what lies at or below this path, components separated by `/`; empty: all.
     pub path: Vec<u8>,
-    /// The share of files to read, in per cent: 0 to 100.
+    /// The share of files to read, in per cent: 0 to 100. Above 0 at least one is read where there is any.
     pub sample_percent: f64,
     /// Chooses the files of a sample; the same seed chooses the same paths.
     pub seed: u64,
@@ -107,24 +107,37 @@ impl Snapshot {
             self.progress().event(ProgressEvent::Total { files, bytes });
         }
         let mut walk = EntryWalk::new(self.dataset.whole(), path, &folder);
+        let mut nearest: Option<(u32, Wanted)> = None;
         while let Some((path, entry)) = walk.next().await? {
             match entry.kind {
                 EntryKind::Folder(folder) => walk.enter(path, &folder)?,
-                EntryKind::File(file) if whole || chosen(options, &path) => verify.file(Wanted { path, file }).await?,
-                EntryKind::File(_) | EntryKind::Symlink { .. } => {}
+                EntryKind::File(file) => {
+                    let drawn = draw(options, &path);
+                    let wanted = Wanted { path, file };
+                    if whole || f64::from(drawn) < options.sample_percent / 100.0 * 4_294_967_296.0 {
+                        verify.file(wanted).await?;
+                    } else if nearest.as_ref().is_none_or(|(least, _)| drawn < *least) {
+                        nearest = Some((drawn, wanted));
+                    }
+                }
+                EntryKind::Symlink { .. } => {}
             }
+        }
+        // A sample of few files would often be of none, and would look as if all were well.
+        if let (0, Some((_, wanted))) = (verify.report.files, nearest.filter(|_| options.sample_percent > 0.0)) {
+            verify.file(wanted).await?;
         }
         verify.finish().await
     }
 }
 
-/// Whether the sample has a path.
-fn chosen(options: &VerifyOptions, path: &[u8]) -> bool {
+/// What a seed draws for a path: the sample has those below its share.
+fn draw(options: &VerifyOptions, path: &[u8]) -> u32 {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&options.seed.to_le_bytes()).update(path);
     let hash = hasher.finalize();
     let [a, b, c, d, ..] = *hash.as_bytes();
-    f64::from(u32::from_le_bytes([a, b, c, d])) < options.sample_percent / 100.0 * 4_294_967_296.0
+    u32::from_le_bytes([a, b, c, d])
 }
 
 #[derive(Default)]

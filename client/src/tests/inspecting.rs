@@ -105,6 +105,10 @@ async fn verification_reads_everything_or_the_sample_that_a_seed_chooses() {
     let first = within(snapshot.verify(&sample(1, b"many"))).await.unwrap();
     assert_eq!(first, within(snapshot.verify(&sample(1, b"many"))).await.unwrap());
     assert!((60..140).contains(&first.verified) && first.files == first.verified, "{first:?}");
+    for seed in 0..4 {
+        let one = VerifyOptions { sample_percent: 0.0001, seed, ..VerifyOptions::default() };
+        assert_eq!(within(snapshot.verify(&one)).await.unwrap().verified, 1, "a sample is never empty");
+    }
     let none = VerifyOptions { sample_percent: 0.0, ..VerifyOptions::default() };
     assert_eq!(within(snapshot.verify(&none)).await.unwrap().files, 0);
     let senseless = VerifyOptions { sample_percent: f64::NAN, ..VerifyOptions::default() };

@@ -30,8 +30,8 @@ use super::{DatasetName, Vault};
 use crate::collect::{self, Collect};
 use crate::commit::{
     Change, CommitOptions, Committed, Earlier, ForgetPolicy, NewSnapshot, Operation, Owner, Refresh, Remove, Reseal,
-    Selector, State, Tree, add_tag, commit, components, new_share, put_stewards_again, put_views_again, rekey,
-    remove_tag, settled, share_link,
+    Selector, State, Tree, add_tag, commit, components, drop_rows, new_share, put_stewards_again, put_views_again,
+    rekey, remove_tag, settled, share_link,
 };
 use crate::error::{ClientError, ErrorKind};
 use crate::info;
@@ -313,6 +313,31 @@ impl Dataset {
         };
         self.change(&mut Rows(forget)).await?;
         Ok(dropped)
+    }
+
+    /// Drops these snapshots from the history; gives them. What they took is freed by a later garbage collection.
+    ///
+    /// # Errors
+    /// `NotFound` or `Usage` when one of them is none, several could be meant, or it is the newest, which always stays:
+    /// then nothing is dropped; as [`Dataset::put`].
+    pub async fn forget_snapshots(&self, snapshots: &[Selector]) -> Result<Vec<LogEntry>, ClientError> {
+        let mut dropped = Vec::new();
+        let forget = |rows: &mut Vec<HistoryRow>| {
+            let gone = drop_rows(rows, snapshots)?;
+            dropped = gone.iter().map(LogEntry::from).collect();
+            Ok(())
+        };
+        self.change(&mut Rows(forget)).await?;
+        Ok(dropped)
+    }
+
+    /// What [`Dataset::forget_snapshots`] would drop now.
+    ///
+    /// # Errors
+    /// As [`Dataset::forget_snapshots`].
+    pub async fn would_forget_snapshots(&self, snapshots: &[Selector]) -> Result<Vec<LogEntry>, ClientError> {
+        let mut rows = self.state().await?.rows;
+        Ok(drop_rows(&mut rows, snapshots)?.iter().map(LogEntry::from).collect())
     }
 
     /// What [`Dataset::forget`] would drop now.

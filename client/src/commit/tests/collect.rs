@@ -118,6 +118,76 @@ async fn puts_and_collections_of_two_machines_meet() {
     }
     within(theirs.gc(false)).await.unwrap();
     let all: Files = all.into_iter().collect();
-    assert_eq!(files(&mine, &Selector::Newest).await, all);
-    assert_eq!(files(&theirs, &Selector::Newest).await, all);
+    for dataset in [&mine, &theirs] {
+        let found = files(dataset, &Selector::Newest).await;
+        let names = (found.keys().collect::<Vec<_>>(), all.keys().collect::<Vec<_>>());
+        assert_eq!(names.0, names.1, "{:?} {:?}", one.warnings(), other.warnings());
+        assert!(found == all, "contents differ");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_freed_is_stored_again_when_it_is_put_again() {
+    let world = World::new(4);
+    let machine = world.machine().await;
+    let dataset = machine.create("d").await;
+    let large = noise(6, 1_000_000);
+    machine.put(&dataset, &[("keep", b"k")]).await.unwrap();
+    let first = machine.put(&dataset, &[("large", &large)]).await.unwrap();
+    within(dataset.remove_path(b"large", "")).await.unwrap();
+    only_the_newest(&dataset).await;
+    within(dataset.gc(false)).await.unwrap();
+    world.network.pass(WEEK);
+    // Cut off where the segments are said to be deleted, and none of them is.
+    let owner = dataset.owner();
+    let options = crate::commit::CommitOptions {
+        lease: Duration::from_secs(86_400 * 30),
+        require_full: false,
+        paths: Vec::new(),
+        place: Vec::new(),
+    };
+    let mut collect = crate::collect::Collect::new(owner.clone(), false);
+    within(crate::commit::commit(owner, &options, &mut collect)).await.map(drop).unwrap();
+    assert!(!collect.deleting.is_empty());
+    let refused = machine.put(&dataset, &[("large", &large)]).await.unwrap_err();
+    assert_eq!((refused.kind(), refused.exit_code()), (ErrorKind::Conflict, 8), "{refused}");
+    assert!(refused.to_string().contains("gc"), "{refused}");
+
+    let freed = within(dataset.gc(false)).await.unwrap();
+    assert!(freed.freed_segments >= 1, "{freed:?}");
+    let again = machine.put(&dataset, &[("large", &large)]).await.unwrap();
+    assert!(again.new_bytes >= first.new_bytes / 2, "the index of chunks does not count what is gone: {again:?}");
+    for _ in 0..3 {
+        world.network.pass(WEEK);
+        within(dataset.gc(false)).await.unwrap();
+    }
+    assert_eq!(files(&dataset, &Selector::Newest).await, expected(&[("keep", b"k"), ("large", &large)]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_is_streamed_by_a_newer_table_when_what_it_lay_in_was_freed() {
+    let world = World::new(4);
+    let machine = world.machine().await;
+    let dataset = machine.create("d").await;
+    let (large, small) = (noise(7, 3_000_000), noise(8, 200_000));
+    machine.put(&dataset, &[("large", &large), ("small", &small)]).await.unwrap();
+    let (_folder, reader) = world.stranger();
+    let link = Link::parse(&dataset.read_link(&[]).await.unwrap()).unwrap();
+    let old = within(crate::read::Dataset::open(&reader.reading(), &link, false)).await.unwrap();
+    let Some(dolmen_proto::manifest::EntryKind::File(file)) =
+        old.entry(b"small").await.unwrap().map(|entry| entry.kind)
+    else {
+        panic!("it is a file")
+    };
+    within(dataset.remove_path(b"large", "")).await.unwrap();
+    only_the_newest(&dataset).await;
+    assert!(within(dataset.gc(false)).await.unwrap().repacked_segments >= 1);
+    world.network.pass(WEEK);
+    assert!(within(dataset.gc(false)).await.unwrap().freed_segments >= 1);
+
+    let out = tempfile::NamedTempFile::new().unwrap();
+    let writer = Box::new(out.reopen().unwrap());
+    let written = within(crate::get::write_file(&old, &file, Some(50_000..u64::MAX), writer, &Progress::none())).await;
+    assert_eq!(written.unwrap(), 150_000);
+    assert!(std::fs::read(out.path()).unwrap() == small[50_000..]);
 }

@@ -177,3 +177,28 @@ async fn two_datasets_made_at_once_get_a_place_each() {
         third.vault.datasets().await.unwrap().into_iter().map(|info| info.name.to_string()).collect();
     assert_eq!(names, BTreeSet::from(["a".to_owned(), "b".to_owned()]));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_head_of_the_first_epoch_hides_no_rekey_from_a_new_machine() {
+    let world = World::new(8);
+    let machine = world.machine().await;
+    let dataset = machine.create("d").await;
+    machine.put(&dataset, &[("a", b"1")]).await.unwrap();
+    let before = world.network.all_heads();
+    within(dataset.rekey()).await.unwrap();
+    machine.put(&dataset, &[("b", b"2")]).await.unwrap();
+    machine.put(&dataset, &[("c", b"3")]).await.unwrap();
+    let mut shown = world.network.all_heads();
+    for (node, heads) in before {
+        shown.entry(node).or_default().extend(heads);
+    }
+    world.network.set_heads(&shown);
+    let new = world.machine().await;
+    assert_eq!(within(new.vault.datasets()).await.unwrap().len(), 1);
+    let found = new.dataset("d").await;
+    for _ in 0..2 {
+        assert_eq!(files(&found, &Selector::Newest).await.len(), 3);
+    }
+    new.put(&found, &[("d", b"4")]).await.unwrap();
+    assert_eq!(files(&found, &Selector::Newest).await.len(), 4);
+}
