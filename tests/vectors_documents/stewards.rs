@@ -197,8 +197,6 @@ pub(crate) fn broken() -> Cases {
     let mut twice = grants();
     twice[1] = twice[0].clone();
     add("grant_of_one_node_twice", blob("grant blob", &GrantBlob::Leaf(twice).to_bytes()));
-    let none = GrantRow { signed: Vec::new(), ..grant(1) };
-    add("grant_of_nothing", blob("grant blob", &GrantBlob::Leaf(vec![none]).to_bytes()));
     let long = GrantRow { signed: vec![7; 1025], ..grant(1) };
     add("grant_too_long", blob("grant blob", &GrantBlob::Leaf(vec![long]).to_bytes()));
 
