@@ -46,7 +46,7 @@ async fn further(nodes: &Nodes, dataset: &Dataset, places: &[Arc<Place>]) -> Vec
     let of_segment: HashMap<SegmentId, &Arc<Place>> = places.iter().map(|place| (place.id, place)).collect();
     let mut found: BTreeMap<(SegmentId, usize, NodeId), Arc<Place>> = BTreeMap::new();
     overlays
-        .every_row(|row| {
+        .rows_of(&of_segment.keys().copied().collect(), |row| {
             let Some(place) = of_segment.get(&row.segment) else { return };
             let (shard, node) = (row.shard.get(), row.node.id());
             if place.holders.get(shard).is_some_and(|base| *base != Some(node)) && counts(&row, place, nodes) {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dolmen_proto::head::Head;
-use dolmen_proto::ids::{NodeId, SegmentId, ShardIndex};
+use dolmen_proto::ids::{HeadHash, NodeId, SegmentId, ShardIndex};
 use dolmen_proto::keys::{OverlayKeys, TableSecret};
 use dolmen_proto::overlay::{OverlayKey, OverlayRoot, OverlayRow};
 use dolmen_proto::table::NodeEntry;
@@ -31,6 +31,9 @@ use crate::heads::{self, Wanted};
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long what was found of overlays is believed when a segment cannot be had with it.
 const BELIEVED: Duration = Duration::from_secs(10);
+/// A lookup that takes longer was slow; an overlay with so many slow ones is not asked again.
+const SLOW: Duration = Duration::from_secs(3);
+const SLOW_MAX: u32 = 3;
 /// Segments whose further holders are kept.
 const SEGMENTS_KEPT: u64 = 4096;
 
@@ -194,6 +197,8 @@ struct State {
 #[derive(Clone)]
 struct Opened {
     overlays: Vec<Overlay>,
+    /// Slow lookups in each.
+    slow: BTreeMap<HeadHash, u32>,
     at: Instant,
 }
 
@@ -251,10 +256,17 @@ impl Overlays {
             return found;
         }
         let overlays = self.open().await;
-        let looked_up = overlays.iter().map(|overlay| tokio::time::timeout(PATIENCE, overlay.rows_of(place.id)));
+        let looked_up = overlays.iter().map(|overlay| async move {
+            let start = Instant::now();
+            let rows = tokio::time::timeout(PATIENCE, overlay.rows_of(place.id)).await;
+            (rows, start.elapsed() > SLOW)
+        });
         let looked_up = futures::future::join_all(looked_up).await;
         let mut holders = vec![Vec::new(); place.roots.len()];
-        for (overlay, rows) in overlays.iter().zip(looked_up) {
+        for (overlay, (rows, slow)) in overlays.iter().zip(looked_up) {
+            if slow && self.is_too_slow(overlay) {
+                self.leave(overlay);
+            }
             match rows {
                 Ok(Ok(rows)) => self.take(rows, place, &mut holders),
                 Ok(Err(error)) => tracing::debug!(?overlay, why = error.why(), "an overlay cannot be looked up in"),
@@ -287,6 +299,14 @@ impl Overlays {
         let known = self.state().nodes.iter().find(|entry| entry.id() == node.id()).cloned();
         let entry = known.as_ref().unwrap_or(node);
         self.0.reading.nodes.learn(entry.id(), entry.addresses());
+    }
+
+    fn is_too_slow(&self, overlay: &Overlay) -> bool {
+        let mut state = self.state();
+        let Some(open) = &mut state.open else { return false };
+        let count = open.slow.entry(overlay.head.hash()).or_default();
+        *count += 1;
+        *count >= SLOW_MAX
     }
 
     fn leave(&self, slow: &Overlay) {
@@ -322,7 +342,7 @@ impl Overlays {
         let overlays: Vec<Overlay> = futures::future::join_all(open).await.into_iter().flatten().collect();
         let mut state = self.state();
         if state.stewards == stewards {
-            state.open = Some(Opened { overlays: overlays.clone(), at: Instant::now() });
+            state.open = Some(Opened { overlays: overlays.clone(), slow: BTreeMap::new(), at: Instant::now() });
         }
         overlays
     }
@@ -343,13 +363,24 @@ impl Overlays {
         old
     }
 
-    /// Shows `visit` all rows of all overlays that can be read, of each overlay in order.
-    pub(crate) async fn every_row(&self, mut visit: impl FnMut(OverlayRow)) {
+    /// Shows `visit` the rows of these segments in all overlays that can be read, of each overlay in order. What overlays say of
+    /// other segments is not read, however much that is.
+    pub(crate) async fn rows_of(&self, segments: &BTreeSet<SegmentId>, mut visit: impl FnMut(OverlayRow)) {
         for overlay in self.open().await {
             let Some(mut walk) = overlay.rows() else { continue };
+            let Some(mut next) = segments.first().copied() else { continue };
             loop {
+                walk.seek(&OverlayKey { segment: next, shard: ShardIndex::new(0) });
                 match tokio::time::timeout(PATIENCE, overlay.next_rows(&mut walk, |_, _| {})).await {
-                    Ok(Ok(Some(rows))) => rows.into_iter().for_each(&mut visit),
+                    Ok(Ok(Some(rows))) => {
+                        let last = rows.last().map_or(next, |row| row.segment);
+                        rows.into_iter().filter(|row| segments.contains(&row.segment)).for_each(&mut visit);
+                        // Rows of the last segment may go on in the next blob.
+                        match segments.range(last..).next() {
+                            Some(segment) => next = next.max(*segment),
+                            None => break,
+                        }
+                    }
                     Ok(Ok(None)) => break,
                     Ok(Err(_)) | Err(_) => {
                         tracing::debug!(?overlay, "an overlay cannot be read to its end");

@@ -9,7 +9,7 @@
 //! let mut steward = Stewardship::open(&client, &link).await?;      // head, newest base table, grants
 //! loop {
 //!     steward.refresh().await?;                                    // newer head, table and grants, if there are any
-//!     let mut walk = steward.segments();
+//!     let mut walk = steward.segments()?;
 //!     while let Some(batch) = steward.next_segments(&mut walk).await? {   // a blob of rows at a time, however large the table is
 //!         for segment in batch {
 //!             // segment.place: id, geometry, nonce, roots, holders by the base table
@@ -17,11 +17,12 @@
 //!             // fetch k shards:  client.nodes_known().get_shard(..), unmask with steward.mask_secret()
 //!             // rebuild, check the root, then:
 //!             let kept = steward.put_shard(node, root, bytes, until, sent).await?;   // in the owner's name, else in his own
-//!             change.set(row)                                      // steward.row(segment, shard, node, kept.receipt)
+//!             update.set(steward.row(segment.place.id, shard, node, kept.receipt));
 //!         }
 //!     }
-//!     steward.publish(change).await?;                              // compare-and-set, again when somebody was first
-//!     let (renewed, receipts) = steward.renew(node, &roots, until, OVERLAY_RENEWAL_SHARDS_MAX).await?;
+//!     steward.publish(&update, lease).await?;                             // compare-and-set, again when somebody was first
+//!     let authority = steward.authority_of(node, &receipt);        // of what the base table places: Authority::Owner
+//!     let (renewed, receipts) = steward.renew(authority, node, &roots, until, OVERLAY_RENEWAL_SHARDS_MAX).await?;
 //!     steward.put_heads_again(until).await;                        // read, table and steward head, his own overlay's
 //! }
 //! ```

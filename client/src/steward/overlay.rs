@@ -86,9 +86,15 @@ impl Stewardship {
         if update.is_empty() {
             return Ok(());
         }
-        let context = self.client.put_context();
-        let candidates = Candidates::find(&context).await?;
-        let change = self.change(update).await?;
+        self.write(self.change(update).await?, lease).await
+    }
+
+    /// Changes the overlay, whatever the base table has.
+    ///
+    /// # Errors
+    /// As [`Stewardship::publish`].
+    pub(crate) async fn write(&self, change: OverlayChange, lease: Duration) -> Result<(), ClientError> {
+        let candidates = Candidates::find(&self.client.put_context()).await?;
         let mut anew = false;
         for _ in 0..TRIES {
             let old = match self.own_overlay().await {

@@ -10,12 +10,14 @@ use dolmen_proto::limits::OVERLAY_RENEWAL_SHARDS_MAX;
 use dolmen_proto::overlay::KeptReceipt;
 use dolmen_proto::seal::{ChunkKey, open_into};
 use dolmen_proto::table::RowKind;
+use dolmen_proto::tree::TreeItem;
 use dolmen_proto::wire::{Receipt, Signed};
 use ed25519_dalek::SigningKey;
 
 use super::*;
 use crate::heads::{self, Wanted};
 use crate::network::memory::Manner;
+use crate::put::OverlayChange;
 use crate::read::{self, Place};
 use crate::steward::{Authority, OverlayUpdate, Stewardship};
 
@@ -502,5 +504,36 @@ async fn what_a_steward_rebuilt_is_read_after_a_rekey_too() {
     assert_eq!(kept.read(&kept.link().await).await.unwrap(), kept.content);
     within(kept.dataset.rekey()).await.unwrap();
     helper.refresh().await;
+    assert_eq!(helper.rows().await.len(), places.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_foreign_segments_are_neither_read_nor_counted_however_many_there_are() {
+    let kept = Kept::new(10).await;
+    let helper = kept.steward().await;
+    let link = kept.link().await;
+    let places = helper.content().await;
+    let first = kept.lose(&places);
+    let nodes = helper.rebuild(&places, &first).await;
+    let receipt = helper.rows().await.remove(0).receipt;
+    let mut change = OverlayChange::default();
+    for number in 0..3000u32 {
+        let segment = SegmentId::new(*blake3::hash(&number.to_le_bytes()).as_bytes());
+        let row = helper.steward.row(segment, ShardIndex::new(0), nodes[0], receipt.clone());
+        change.set.insert(row.label(), row);
+    }
+    within(helper.steward.write(change, LEASE)).await.unwrap();
+    assert_eq!(helper.rows().await.len(), 3000 + places.len());
+    let overlay = within(helper.steward.own_overlay()).await.unwrap().unwrap();
+    assert!(overlay.root.rows.as_ref().unwrap().count > 3000);
+    let found = within(overlay.rows_of(places[0].id)).await.unwrap();
+    assert_eq!(found.iter().map(|row| row.segment).collect::<Vec<_>>(), [places[0].id]);
+    assert_eq!(kept.read(&link).await.unwrap(), kept.content);
+    let (_folder, client) = kept.world.stranger();
+    assert_eq!(within(client.info(&link)).await.unwrap().overlay_shards, places.len() as u64);
+    // The next change that looks at the whole table gets rid of them.
+    let mut update = OverlayUpdate::default();
+    update.prune();
+    within(helper.steward.publish(&update, LEASE)).await.unwrap();
     assert_eq!(helper.rows().await.len(), places.len());
 }
