@@ -12,6 +12,8 @@
 mod broken;
 #[path = "vectors_documents/readers.rs"]
 mod readers;
+#[path = "vectors_documents/standing.rs"]
+mod standing;
 #[path = "vectors_documents/stewards.rs"]
 mod stewards;
 #[path = "vectors_documents/valid.rs"]

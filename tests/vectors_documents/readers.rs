@@ -54,6 +54,7 @@ pub(crate) fn read(case: &Value) -> Result<Value, String> {
         "overlay blob" => stewards::overlay_blob(case),
         "overlay" => stewards::overlay(case),
         "ledger" => ledger(&bytes(case, "bytes")),
+        "standing" => crate::standing::read(&bytes(case, "bytes")),
         "owner note" => owner_note(case),
         "dataset root" => dataset_root(text(case, "text")),
         "entries of a dataset root" => dataset_root_entries(case),
