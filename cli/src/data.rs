@@ -53,6 +53,7 @@ pub async fn run(context: &Context, command: Command) -> Result<Exit, Failure> {
         Command::Demo(_)
         | Command::Devnet(_)
         | Command::Node(_)
+        | Command::Durability(_)
         | Command::Completions { .. }
         | Command::Man { .. } => Err(Failure::bug("a command went the wrong way", "it is not one of data")),
     }

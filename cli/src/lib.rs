@@ -9,6 +9,7 @@ pub mod data;
 pub mod datasets;
 pub mod demo;
 pub mod devnet;
+pub mod durability;
 pub mod failure;
 pub mod inspect;
 pub mod node;
@@ -85,6 +86,7 @@ fn execute(context: &Context, command: Command) -> Result<Exit, Failure> {
                 .map_err(|error| Failure::local(format!("could not write man pages to {}", folder.display()), &error));
         }
         Command::Node(command) => return node::run(context, command),
+        Command::Durability(arguments) => return durability::run(context, &arguments),
         _ => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -4,6 +4,7 @@
 
 mod audit;
 mod data;
+mod durability;
 mod network;
 mod steward;
 mod vault;
@@ -15,6 +16,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub use self::audit::*;
 pub use self::data::*;
+pub use self::durability::*;
 pub use self::network::*;
 pub use self::steward::*;
 pub use self::vault::*;
@@ -136,6 +138,8 @@ pub enum Command {
     Root(OneSource),
     /// Check a folder on this machine against such a hash, offline.
     Check(Check),
+    /// Say how likely loss is: computed from a stated model, and played.
+    Durability(Durability),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
