@@ -6,3 +6,4 @@ pub mod network;
 pub mod processes;
 pub mod shards;
 pub mod sim;
+pub mod upkeep;
