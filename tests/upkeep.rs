@@ -109,9 +109,11 @@ fn the_audit_at_which_a_cheater_is_found_follows_the_formula() {
             found[audits.min(bins)] += 1.0;
         }
         let mut expected: Vec<f64> = (0..bins)
-            .map(|audits| f64::from(cheaters) * found_by_one * (1.0 - found_by_one).powi(audits as i32))
+            .map(|audits| {
+                f64::from(cheaters) * found_by_one * (1.0 - found_by_one).powi(i32::try_from(audits).expect("few"))
+            })
             .collect();
-        expected.push(f64::from(cheaters) * (1.0 - found_by_one).powi(bins as i32));
+        expected.push(f64::from(cheaters) * (1.0 - found_by_one).powi(i32::try_from(bins).expect("few")));
         let (sum, limit) = chi_square(&found, &expected);
         eprintln!(
             "{} of 1,000 blocks missing, {samples} samples: found at audit {:.2} on average, the formula says {:.2}; chi-square {sum:.1} of {limit:.1}",
@@ -198,14 +200,14 @@ fn plot() -> String {
         svg += &format!("<text x=\"52\" y=\"{:.1}\" text-anchor=\"end\">{name}</text>\n", y(share) + 4.0);
     }
     for (place, missing, name, colour) in [
-        (0, 0.0001, "0.01 %", "#666666"),
+        (0, 0.0001f64, "0.01 %", "#666666"),
         (1, 0.001, "0.1 %", "#1b6ca8"),
         (2, 0.01, "1 %", "#c0392b"),
         (3, 0.1, "10 %", "#218c53"),
     ] {
         let points = (0..=120).map(|step| {
             let hours = 10f64.powf(f64::from(step) / 40.0);
-            let found = 1.0 - (1.0 - missing as f64).powf(64.0 * hours);
+            let found = 1.0 - (1.0 - missing).powf(64.0 * hours);
             format!("{:.1},{:.1}", x(hours), y(found))
         });
         let points = points.collect::<Vec<_>>().join(" ");
