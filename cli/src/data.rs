@@ -41,6 +41,7 @@ pub async fn run(context: &Context, command: Command) -> Result<Exit, Failure> {
         Command::Gc(arguments) => datasets::gc(context, &arguments).await,
         Command::Rekey(arguments) => datasets::rekey(context, &arguments).await,
         Command::Audit(arguments) => audit::run(context, &arguments).await,
+        Command::Repair(arguments) => steward::repair(context, &arguments).await,
         Command::StewardLink(arguments) => steward::link(context, &arguments).await,
         Command::Steward(command) => steward::run(context, command).await,
         Command::Get(arguments) => get(context, &arguments).await,

@@ -48,6 +48,7 @@ const fn name(stage: Stage) -> &'static str {
         Stage::Downloading => "getting",
         Stage::Asking => "asking",
         Stage::Auditing => "auditing",
+        Stage::Repairing => "repairing",
     }
 }
 

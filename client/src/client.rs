@@ -17,6 +17,7 @@ use dolmen_proto::manifest::{Entry, EntryKind};
 use futures::StreamExt;
 
 use crate::audit::{self, AuditOptions, AuditReport};
+use crate::care::{self, RepairReport};
 use crate::config::ClientConfig;
 use crate::cores::Cores;
 use crate::error::{ClientError, ErrorKind};
@@ -249,16 +250,29 @@ impl Client {
     async fn audit_dataset(&self, dataset: &Dataset, options: &AuditOptions) -> Result<AuditReport, ClientError> {
         self.progress.stage(Stage::Auditing);
         let places = info::places(dataset).await?;
-        let other = self.live.as_ref().map(|live| live.another().map(Arc::new)).transpose()?;
-        let readers = match &other {
-            Some(live) => self.nodes.through(Arc::clone(live) as Arc<dyn Network>),
+        let readers = self.readers()?;
+        audit::audit(&self.nodes, &readers, &places, options, &self.progress).await
+    }
+
+    /// Looks at every segment of a dataset through a steward link and repairs what needs it, now.
+    ///
+    /// # Errors
+    /// `Usage` for what is no steward link; as [`Client::get`] for the documents. What could not be repaired is in the report.
+    pub async fn repair(&self, link: &str, bandwidth_bytes_per_second: u64) -> Result<RepairReport, ClientError> {
+        self.progress.stage(Stage::Repairing);
+        care::repair_once(self, link, bandwidth_bytes_per_second).await
+    }
+
+    /// The same nodes, asked by somebody whom they cannot tell to be this client.
+    pub(crate) fn readers(&self) -> Result<Nodes, ClientError> {
+        Ok(match &self.live {
+            Some(live) => self.nodes.through(Arc::new(live.another()?)),
             None => self.nodes.clone(),
-        };
-        let report = audit::audit(&self.nodes, &readers, &places, options, &self.progress).await;
-        if let Some(live) = other {
-            live.disconnect().await;
-        }
-        report
+        })
+    }
+
+    pub(crate) fn cores(&self) -> &Cores {
+        &self.cores
     }
 
     /// Extends all leases of an anonymous upload made by this client; `None`: by the configured lease from now.

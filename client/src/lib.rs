@@ -17,6 +17,7 @@ pub mod vault;
 
 mod audit;
 mod budget;
+mod care;
 mod client;
 mod collect;
 mod commit;
@@ -40,6 +41,7 @@ mod steward;
 mod tests;
 
 pub use audit::{AuditOptions, AuditReport, AuditedNode, TranscriptView, check_transcript};
+pub use care::{DatasetCare, NodeCare, RepairReport, StewardOptions, StewardRun, StewardStatus};
 pub use client::Client;
 pub use config::{ClientConfig, ConfigError, PolicyChoice};
 pub use error::{ClientError, ErrorKind};

@@ -26,6 +26,8 @@ pub enum Stage {
     Asking,
     /// Asking nodes to prove what they hold.
     Auditing,
+    /// Rebuilding what nodes lost.
+    Repairing,
 }
 
 /// One thing that happened.

@@ -129,6 +129,8 @@ pub enum Command {
     Audit(Audit),
     /// Print a link whose holder can audit, renew and repair a dataset, and never read it.
     StewardLink(StewardLink),
+    /// Rebuild what nodes lost, and put it on other nodes.
+    Repair(Repair),
     /// Look after stewards.
     #[command(subcommand)]
     Steward(Steward),

@@ -11,4 +11,8 @@ mod transcripts;
 
 pub(crate) use by_hand::audit;
 pub use by_hand::{AuditOptions, AuditReport, AuditedNode};
+pub(crate) use exchange::{Asked, Audited, Auditor, Closed};
+pub(crate) use probe::probe;
+pub(crate) use sets::{SetSource, Shards};
+pub(crate) use transcripts::TranscriptFolder;
 pub use transcripts::{TranscriptView, check_transcript};

@@ -14,6 +14,7 @@ use crate::{
     PutReport,
 };
 
+mod caring;
 mod collect;
 mod overlays;
 mod property;

@@ -82,11 +82,6 @@ impl Live {
         Ok(Self { data, directory: Arc::clone(&self.directory) })
     }
 
-    /// Ends the connections of one made by [`Live::another`].
-    pub(crate) async fn disconnect(&self) {
-        self.data.shut_down().await;
-    }
-
     /// Ends connections and saves what was learned of nodes.
     pub(crate) async fn shut_down(&self) {
         self.directory.shutdown().await;

@@ -185,6 +185,13 @@ impl Memory {
         self.nodes().values_mut().for_each(|node| drop(node.shards.remove(&root)));
     }
 
+    /// A node loses a shard.
+    pub(crate) fn lose(&self, id: NodeId, root: ShardRoot) {
+        if let Some(node) = self.nodes().get_mut(&id) {
+            node.shards.remove(&root);
+        }
+    }
+
     /// All heads that nodes have, to be brought back by [`Memory::set_heads`].
     pub(crate) fn all_heads(&self) -> BTreeMap<NodeId, BTreeMap<(Point, [u8; 32]), Bytes>> {
         self.nodes().iter().map(|(id, node)| (*id, node.heads.clone())).collect()

@@ -218,6 +218,11 @@ impl Stewardship {
         self.table.root.stewards.contains(&self.public_key())
     }
 
+    /// The public keys of the stewards that the newest base table names.
+    pub(crate) fn stewards(&self) -> &[[u8; 32]] {
+        &self.table.root.stewards
+    }
+
     /// Masks and unmasks parity shards of the dataset.
     pub(crate) fn mask_secret(&self) -> &MaskSecret {
         &self.body.mask_secret

@@ -1,3 +1,5 @@
+//! The scheme as a whole: honest nodes pass, every way of cheating is found, every unsound transcript is rejected.
+
 #![allow(clippy::unwrap_used, clippy::cast_precision_loss)]
 
 use bytes::Bytes;

@@ -15,7 +15,7 @@ mod turn;
 
 use core::time::Duration;
 
-pub use plan::{Plan, Rebuild, ShardCopy, place, plan, still_wanted};
+pub use plan::{Plan, Rebuild, ShardCopy, place, plan, plan_all, still_wanted};
 pub use queue::{Budget, QueueError, REPAIR_QUEUE_MAX, RepairQueue};
 pub use turn::turn_delay;
 

@@ -117,6 +117,18 @@ fn survey(state: &SegmentState, now: Timestamp) -> Result<Survey<'_>, RepairErro
 /// [`RepairError::TooFewSources`] when fewer than `k` shards can be read and something would have to be rebuilt: to be looked at again, not
 /// tried. Otherwise a mistake in what was passed in.
 pub fn plan(state: &SegmentState, now: Timestamp) -> Result<Option<Plan>, RepairError> {
+    plan_from(state, now, trigger(state.policy))
+}
+
+/// Plans a segment as if a single lost shard were reason enough: for whoever asks for it by hand.
+///
+/// # Errors
+/// As [`plan`].
+pub fn plan_all(state: &SegmentState, now: Timestamp) -> Result<Option<Plan>, RepairError> {
+    plan_from(state, now, 1)
+}
+
+fn plan_from(state: &SegmentState, now: Timestamp, trigger: u8) -> Result<Option<Plan>, RepairError> {
     let survey = survey(state, now)?;
     let indices = || (0..state.policy.n()).map(ShardIndex::new).zip(&survey.counts);
     let number = |wanted: fn(Count) -> bool| survey.counts.iter().filter(|(count, _)| wanted(*count)).count();
@@ -130,7 +142,7 @@ pub fn plan(state: &SegmentState, now: Timestamp) -> Result<Option<Plan>, Repair
     if at_floor {
         lost += waiting;
     }
-    let triggered = lost > 0 && (at_floor || lost >= usize::from(trigger(state.policy)));
+    let triggered = lost > 0 && (at_floor || lost >= usize::from(trigger));
 
     let gone = |count: Count| count == Count::Lost || (at_floor && count == Count::Waiting);
     let going: Vec<ShardCopy> = indices()
