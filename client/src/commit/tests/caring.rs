@@ -14,7 +14,8 @@ const LASTING: Duration = Duration::from_secs(100 * 86_400);
 /// A dataset in nine nodes of twelve, so that there is somewhere to go.
 async fn dataset(world: &World) -> (Machine, Dataset, String) {
     let machine = world.machine().await;
-    let dataset = machine.create("data").await;
+    let policy = Some(PolicyChoice::Fixed { k: 3, n: 9 });
+    let dataset = within(machine.vault.create_dataset(&"data".parse().unwrap(), policy)).await.unwrap();
     let contents: Vec<Vec<u8>> = (0..6u8).map(|number| noise(number.into(), 90_000)).collect();
     let names: Vec<String> = (0..6).map(|number| format!("file-{number}")).collect();
     let files: Vec<(&str, &[u8])> = names.iter().map(String::as_str).zip(contents.iter().map(Vec::as_slice)).collect();
@@ -72,7 +73,7 @@ async fn what_a_wiped_node_held_is_rebuilt_elsewhere_and_read_from_there() {
     assert!(care.named && care.challenges > 0, "{care:?}");
     assert_eq!((care.passed, care.alive_shards), (care.challenges, care.shards));
     // Nodes lose all that they hold, until every segment has lost shards enough to be worth a rebuild.
-    let victims: Vec<NodeId> = world.network.ids().into_iter().take(5).collect();
+    let victims: Vec<NodeId> = world.network.ids().into_iter().take(4).collect();
     for (node, root) in holders(&dataset).await {
         if victims.contains(&node) {
             world.network.lose(node, root);
