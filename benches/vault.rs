@@ -1,7 +1,7 @@
 //! A dataset of many small files, as its owner meets it: `cargo bench -p dolmen-benches --bench vault`.
 //!
 //! Starts a network of real node processes on loopback and runs the `dolmen` command line (this very program) on a
-//! dataset of `DOLMEN_BENCH_FILES` files (default 100,000) of 1 KiB to 20 KiB: put, put again unchanged, list a
+//! dataset of `DOLMEN_BENCH_FILES` files (default 100,000) of 1 KiB to `DOLMEN_BENCH_FILE_KIB` (default 20): put, put again unchanged, list a
 //! folder, commit ten changes, get a thousand files at random, then many snapshots, `log`, `diff`, `forget` and `gc`.
 //! Prints one JSON line a step with seconds, peak memory of the client and what the command said; asserts nothing but
 //! that commands succeed and the files that come back are the ones that were put.
@@ -51,7 +51,9 @@ async fn measure() -> Result<()> {
     network.start().await.map_err(anyhow::Error::msg)?;
     let config = network.client_config();
     let path = folder.path().to_path_buf();
-    let steps = tokio::task::spawn_blocking(move || Steps { config, folder: path }.run(files, snapshots)).await;
+    let most_kib = setting("DOLMEN_BENCH_FILE_KIB", 20).max(2);
+    let steps =
+        tokio::task::spawn_blocking(move || Steps { config, folder: path, most_kib }.run(files, snapshots)).await;
     network.stop().await;
     steps?
 }
@@ -60,12 +62,14 @@ async fn measure() -> Result<()> {
 struct Steps {
     config: PathBuf,
     folder: PathBuf,
+    /// Largest file.
+    most_kib: u64,
 }
 
 impl Steps {
     fn run(&self, files: u64, snapshots: u64) -> Result<()> {
         let source = self.folder.join("source");
-        let bytes = make_files(&source, files)?;
+        let bytes = make_files(&source, files, self.most_kib)?;
         report("source", &json!({ "files": files, "bytes": bytes }))?;
         self.step("init", &["init"])?;
         let source_text = source.to_str().context("a path in UTF-8")?.to_owned();
@@ -91,21 +95,52 @@ impl Steps {
                 "{path} came back otherwise"
             );
         }
+        let (said, _) = self.command(&put)?;
+        let newest = said["snapshot"].as_str().context("a put names its snapshot")?;
+        self.command(&["tag", &format!("many@{newest}"), "first-round"])?;
         let started = Instant::now();
         for round in 0..snapshots {
             for number in 0..10 {
                 let file = name(noise(round * 10 + number) % files);
-                std::fs::write(source.join(file), format!("round {round}, file {number}"))?;
+                let path = source.join(file);
+                let mut content = std::fs::read(&path)?;
+                let change = format!("round {round}, file {number}");
+                content.splice(..change.len().min(content.len()), change.bytes());
+                std::fs::write(path, content)?;
             }
             self.command(&put)?;
         }
         report("more snapshots", &json!({ "snapshots": snapshots, "seconds": started.elapsed().as_secs_f64() }))?;
         self.step("log", &["log", "many"])?;
+        self.step("diff with the first of them", &["diff", "many@first-round", "many"])?;
         self.step("forget", &["forget", "many", "--keep-last", "2"])?;
         self.step("gc", &["gc", "many"])?;
         self.step("verify a sample", &["verify", "many", "--sample", "1"])?;
         self.step("info", &["info", "many"])?;
-        Ok(())
+        self.insertion(setting("DOLMEN_BENCH_INSERT_MIB", 256))
+    }
+
+    /// One large file, put, then put again with 1 KiB at its front: what is sent for that.
+    fn insertion(&self, mib: u64) -> Result<()> {
+        let folder = self.folder.join("large");
+        std::fs::create_dir_all(&folder)?;
+        let write = |front: &[u8]| -> Result<()> {
+            let mut file = std::io::BufWriter::new(std::fs::File::create(folder.join("large.bin"))?);
+            file.write_all(front)?;
+            let mut stream = blake3::Hasher::new_derive_key("dolmen bench large file").finalize_xof();
+            let mut piece = vec![0; 1 << 20];
+            for _ in 0..mib {
+                stream.fill(&mut piece);
+                file.write_all(&piece)?;
+            }
+            Ok(file.flush()?)
+        };
+        let text = folder.to_str().context("a path in UTF-8")?.to_owned();
+        let put = ["put", text.as_str(), "large"];
+        write(&[])?;
+        self.step("put a large file", &put)?;
+        write(&[7; 1024])?;
+        self.step("put it with 1 KiB inserted at its front", &put)
     }
 
     fn step(&self, step: &str, arguments: &[&str]) -> Result<()> {
@@ -170,16 +205,16 @@ fn noise(number: u64) -> u64 {
     u64::from_le_bytes(*blake3::hash(&number.to_le_bytes()).as_bytes().first_chunk().expect("a hash has 32 bytes"))
 }
 
-/// Files of 1 KiB to 20 KiB, none compressible and no two alike.
-fn make_files(folder: &Path, files: u64) -> Result<u64> {
+/// Files of 1 KiB to so many, none compressible and no two alike.
+fn make_files(folder: &Path, files: u64, most_kib: u64) -> Result<u64> {
     let mut bytes = 0;
-    let mut content = vec![0; 20 << 10];
+    let mut content = vec![0; usize::try_from(most_kib)? << 10];
     for number in 0..files {
         let path = folder.join(name(number));
         if number % FILES_PER_FOLDER == 0 {
             std::fs::create_dir_all(path.parent().context("a folder")?)?;
         }
-        let length = 1024 + noise(number) % (19 << 10);
+        let length = 1024 + noise(number) % ((most_kib - 1) << 10);
         let content = &mut content[..usize::try_from(length)?];
         blake3::Hasher::new_derive_key("dolmen bench files").update(&number.to_le_bytes()).finalize_xof().fill(content);
         std::fs::write(path, content)?;
