@@ -297,7 +297,7 @@ impl StewardRun {
                 tracing::debug!(%error, "a repair ended late");
             }
             // What is owed of the bandwidth is waited for, but not for so long that nothing else is looked at.
-            let wait = kept.queue.wake_at(now).map(|at| at.since(now)).unwrap_or_default();
+            let wait = kept.queue.paid_at(now).since(now);
             if wait > Duration::ZERO && wait <= self.options.interval {
                 tokio::time::sleep(wait).await;
             }

@@ -160,10 +160,15 @@ impl RepairQueue {
         let ends = self.items.values().filter_map(|item| item.running_until).min();
         let running = self.items.values().filter(|item| item.running_until.is_some()).count();
         let waiting = self.items.values().filter(|item| item.running_until.is_none()).map(|item| item.not_before).min();
-        let owed_ms = self.owed_bytes.saturating_mul(1000).div_ceil(self.budget.bytes_per_second.max(1));
-        let paid = self.refilled.after(Duration::from_millis(owed_ms));
-        let begins = waiting.filter(|_| running < self.budget.concurrent.max(1)).map(|first| first.max(paid));
+        let begins = waiting.filter(|_| running < self.budget.concurrent.max(1)).map(|first| first.max(self.paid_at(now)));
         [ends, begins].into_iter().flatten().min().map(|time| time.max(now))
+    }
+
+    /// When what was begun will have been allowed for by time, so that bandwidth does not keep the next from beginning.
+    #[must_use]
+    pub fn paid_at(&self, now: Timestamp) -> Timestamp {
+        let owed_ms = self.owed_bytes.saturating_mul(1000).div_ceil(self.budget.bytes_per_second.max(1));
+        self.refilled.after(Duration::from_millis(owed_ms)).max(now)
     }
 
     /// How many repairs wait, and how many run.
