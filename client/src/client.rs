@@ -251,7 +251,7 @@ impl Client {
         self.progress.stage(Stage::Auditing);
         let places = info::places(dataset).await?;
         let readers = self.readers()?;
-        audit::audit(&self.nodes, &readers, &places, options, &self.progress).await
+        audit::audit(&self.nodes, &readers, &places, options, &self.state.standings(), &self.progress).await
     }
 
     /// Looks at every segment of a dataset through a steward link and repairs what needs it, now.

@@ -15,9 +15,11 @@ use crate::error::{ClientError, ErrorKind};
 
 mod journal;
 mod seen;
+mod standings;
 
 pub(crate) use journal::{Journal, JournalHeader, Placed};
 pub(crate) use seen::SeenHeads;
+pub(crate) use standings::{Standings, weight};
 
 /// Largest secret file that is read.
 const SECRET_MAX_BYTES: u64 = 4096;
@@ -67,6 +69,11 @@ impl State {
     /// Where the chunk index of the dataset that this client calls `name` lies.
     pub(crate) fn index(&self, name: &str) -> PathBuf {
         self.folder.join("index").join(name)
+    }
+
+    /// What this client believes of nodes.
+    pub(crate) fn standings(&self) -> Standings {
+        Standings::new(self)
     }
 
     /// The newest heads that this client has seen.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use dolmen_proto::audit::{DrawKind, Outcome, SetShard, Transcript, byte_samples};
 use dolmen_proto::ids::NodeId;
 use dolmen_proto::limits::AUDIT_SAMPLES_MAX;
+use dolmen_proto::standing::{ChallengeKey, Observation, Standing};
 use ed25519_dalek::SigningKey;
 use futures::StreamExt;
 use serde::Serialize;
@@ -21,6 +22,7 @@ use crate::error::ClientError;
 use crate::network::Nodes;
 use crate::progress::Progress;
 use crate::read::Place;
+use crate::state::Standings;
 
 /// Nodes that are audited at a time: few, since each is read from and timed.
 const NODES_AT_ONCE: usize = 4;
@@ -67,6 +69,9 @@ pub struct AuditedNode {
     /// Files of its transcripts.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub transcripts: Vec<PathBuf>,
+    /// What its standing takes in.
+    #[serde(skip)]
+    observations: Vec<Observation>,
 }
 
 /// What an audit by hand came to.
@@ -114,6 +119,7 @@ pub(crate) async fn audit(
     readers: &Nodes,
     places: &[Arc<Place>],
     options: &AuditOptions,
+    standings: &Standings,
     progress: &Progress,
 ) -> Result<AuditReport, ClientError> {
     let folder = options.transcripts.as_deref().map(TranscriptFolder::open).transpose()?;
@@ -134,6 +140,7 @@ pub(crate) async fn audit(
     while let Some(report) = audits.next().await {
         each.push(report?);
     }
+    believe(nodes, standings, &mut each)?;
     each.sort_by(|a, b| (a.outcome == "passed", &a.node).cmp(&(b.outcome == "passed", &b.node)));
     let passed: Vec<&AuditedNode> = each.iter().filter(|node| node.outcome == "passed").collect();
     let detects = |node: &&AuditedNode| {
@@ -151,6 +158,23 @@ pub(crate) async fn audit(
         detects_one_percent: passed.iter().map(detects).reduce(f64::min).unwrap_or(0.0),
         each,
     })
+}
+
+/// Takes what was found into what this client believes of the nodes.
+fn believe(nodes: &Nodes, standings: &Standings, each: &mut [AuditedNode]) -> Result<(), ClientError> {
+    let (mut known, now) = (standings.load()?, nodes.now());
+    let mut newer = Vec::with_capacity(each.len());
+    for report in each {
+        let Ok(node) = report.node.parse::<NodeId>() else { continue };
+        let mut standing = known.remove(&node).unwrap_or_else(|| Standing::new(now));
+        for observation in std::mem::take(&mut report.observations) {
+            if let Err(error) = standing.record(observation, now) {
+                tracing::debug!(%error, "an observation does not count");
+            }
+        }
+        newer.push((node, standing));
+    }
+    standings.keep(newer)
 }
 
 /// A key for one audit by hand, so that nodes cannot join up who asks.
@@ -182,6 +206,7 @@ async fn audit_node(
         failed_shards: 0,
         probe_ms: None,
         transcripts: Vec::new(),
+        observations: Vec::new(),
     };
     let ask = |shards: Arc<dyn SetSource>, draw, samples| {
         let asked = Asked { node, shards, draw, samples, receipts: Vec::new() };
@@ -200,15 +225,27 @@ async fn audit_node(
     if goes_on && let Some(shard) = shards.all.get(usize::from(node.as_bytes()[0]) % shards.all.len().max(1)) {
         let place = u32::from_le_bytes([node.as_bytes()[1], node.as_bytes()[2], node.as_bytes()[3], 0]);
         match probe(readers, node, shard, place).await {
-            Ok((elapsed, _)) => report.probe_ms = Some(elapsed.as_secs_f64() * 1000.0),
-            Err(fault) if report.outcome == "passed" => {
-                report.outcome = "does_not_serve".to_owned();
-                report.reason = fault.reason;
+            Ok((elapsed, _)) => {
+                report.probe_ms = Some(elapsed.as_secs_f64() * 1000.0);
+                report.observations.push(Observation::Served);
             }
-            Err(_) => {}
+            Err(fault) => {
+                report.observations.push(Observation::NotServed);
+                if report.outcome == "passed" {
+                    report.outcome = "does_not_serve".to_owned();
+                    report.reason = fault.reason;
+                }
+            }
         }
     }
     Ok(report)
+}
+
+/// The first thing that was found wrong is what is said of a node.
+fn worse(report: &mut AuditedNode, outcome: &str, reason: String) {
+    if report.outcome == "passed" {
+        (report.outcome, report.reason) = (outcome.to_owned(), reason);
+    }
 }
 
 /// Asks again what was not answered, as often as somebody waits for.
@@ -228,30 +265,30 @@ fn note(
     samples: u32,
     folder: Option<&TranscriptFolder>,
 ) -> Result<bool, ClientError> {
-    let mut worse = |outcome: &str, reason: String| {
-        if report.outcome == "passed" {
-            (report.outcome, report.reason) = (outcome.to_owned(), reason);
-        }
-    };
     let (transcript, goes_on): (Option<Transcript>, bool) = match audited {
         Audited::Nothing => (None, true),
         Audited::Offline(why) => {
-            worse("offline", why);
+            report.observations.push(Observation::Offline);
+            worse(report, "offline", why);
             (None, false)
         }
         Audited::Unable(why) => {
-            worse("unable", why);
+            report.observations.push(Observation::Refused);
+            worse(report, "unable", why);
             (None, false)
         }
         Audited::Pending(pending) => {
-            worse("no_answer", "it granted a slot and did not answer".to_owned());
+            let challenge = ChallengeKey::new(pending.slot.body_hash());
+            report.observations.push(Observation::NoAnswer { challenge });
+            worse(report, "no_answer", "it granted a slot and did not answer".to_owned());
             report.samples += samples;
             (Some(*pending), true)
         }
         Audited::Closed(closed) => {
             let outcome = closed.outcome;
+            report.observations.push(closed.observation());
             if outcome != Outcome::Passed {
-                worse(outcome_name(outcome), reason_of(outcome).to_owned());
+                worse(report, outcome_name(outcome), reason_of(outcome).to_owned());
             }
             report.samples += if outcome == Outcome::Refused { 0 } else { samples };
             if let Some(findings) = &closed.findings {

@@ -13,6 +13,7 @@ use dolmen_proto::audit::{
 };
 use dolmen_proto::ids::{NodeId, Timestamp};
 use dolmen_proto::limits::{AUDIT_ATTEMPTS_MAX, CLOCK_SKEW_MAX};
+use dolmen_proto::standing::{ChallengeKey, Observation};
 use dolmen_proto::wire::{
     Challenge, Close, CloseStep, KeptReceipt, Proof, ProveReply, ProveRequest, Reveal, RevealStep, Signed, Slot,
 };
@@ -66,6 +67,29 @@ pub(crate) struct Closed {
     pub(crate) findings: Option<Findings>,
     /// Sound by [`Transcript::verify`].
     pub(crate) transcript: Transcript,
+}
+
+impl Closed {
+    /// What the node's standing takes in. Of shards that the node says it does not hold only those count that its own receipt
+    /// says it does.
+    pub(crate) fn observation(&self) -> Observation {
+        let challenge = ChallengeKey::new(self.transcript.slot.body_hash());
+        let Some(findings) = &self.findings else {
+            return match self.outcome {
+                Outcome::Refused => Observation::Refused,
+                _ => Observation::NoAnswer { challenge },
+            };
+        };
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let wrong = count(findings.wrong.len());
+        let not_held = count(findings.not_held.iter().filter(|shard| shard.receipt).count());
+        let samples = findings.proven_blocks.saturating_add(wrong).saturating_add(not_held);
+        match self.outcome {
+            Outcome::Late => Observation::Late { challenge },
+            _ if samples == 0 => Observation::NoAnswer { challenge },
+            _ => Observation::Answered { challenge, samples, wrong, not_held },
+        }
+    }
 }
 
 impl std::fmt::Debug for Auditor {

@@ -132,6 +132,8 @@ impl StewardRun {
         self.status.datasets = datasets;
         self.status.nodes = nodes_care(&self.state, now)?;
         self.status.write(self.state.folder())?;
+        // What is put from here knows what is believed here.
+        self.client.state().standings().keep(self.state.standings()?)?;
         Ok(&self.status)
     }
 

@@ -349,20 +349,6 @@ impl CareState {
         range.take(LOST_MAX).map(|entry| Ok(place(entry.map_err(failed)?.0.value()))).collect()
     }
 
-    /// How many shards of a dataset are known, and how many of them are lost.
-    ///
-    /// # Errors
-    /// `Local`.
-    pub(super) fn counts(&self, tag: &Tag) -> Result<(u64, u64), ClientError> {
-        let read = self.database.begin_read().map_err(failed)?;
-        let (first, last) = bounds(tag);
-        let shards = read.open_table(SHARDS).map_err(failed)?;
-        let lost = read.open_table(LOST).map_err(failed)?;
-        let known = shards.range::<&[u8; SHARD_KEY_BYTES]>(&first..=&last).map_err(failed)?.count();
-        let lost = lost.range::<&[u8; SHARD_KEY_BYTES]>(&first..=&last).map_err(failed)?.count();
-        Ok((known as u64, lost as u64))
-    }
-
     /// A node's standing; a new one where nothing is known, or what is known is damaged.
     ///
     /// # Errors
@@ -560,10 +546,9 @@ mod tests {
         assert!(state.pending(&tag).unwrap().is_empty());
         state.learn(&tag, &[(node(1), shard(3, 2))]).unwrap();
         assert_eq!(state.forget_older(&tag, 2).unwrap(), 2);
-        assert_eq!(state.counts(&tag).unwrap(), (1, 0));
         let kept: Vec<_> = state.shards_of(&tag, &node(1)).unwrap().map(Result::unwrap).collect();
         assert_eq!(kept[0].until_ms, now.as_unix_ms(), "a look at the table does not forget leases");
-        assert_eq!(state.counts(&other).unwrap(), (1, 0));
+        assert_eq!(state.nodes_of(&other).unwrap(), [node(7)]);
         assert_eq!(state.mark(&tag, "generation").unwrap(), 1);
     }
 }

@@ -32,7 +32,7 @@ use crate::heads::WholeNetwork;
 use crate::lease;
 use crate::network::{Account, Nodes};
 use crate::progress::{Progress, Stage};
-use crate::state::Journal;
+use crate::state::{Journal, weight};
 
 /// Nodes that a put looks for: above the largest step of the policy table, so that all of a smaller network are found.
 const CANDIDATES_WANTED: usize = 160;
@@ -57,8 +57,12 @@ impl Candidates {
         let regions = regions(&context.config.regions)?;
         context.progress.stage(Stage::FindingNodes);
         let records = context.nodes.sample(CANDIDATES_WANTED).await;
-        let candidates =
-            records.iter().filter_map(|record| Candidate::from_record(record, STANDING_UNKNOWN, 0)).collect();
+        let (standings, now) = (context.state.standings().load()?, context.nodes.now());
+        let candidate = |record: &NodeRecord| {
+            let weight = weight(standings.get(&record.node), STANDING_UNKNOWN, now)?;
+            Candidate::from_record(record, weight, 0)
+        };
+        let candidates = records.iter().filter_map(candidate).collect();
         Ok(Self { records, candidates, regions })
     }
 

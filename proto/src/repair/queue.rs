@@ -160,7 +160,8 @@ impl RepairQueue {
         let ends = self.items.values().filter_map(|item| item.running_until).min();
         let running = self.items.values().filter(|item| item.running_until.is_some()).count();
         let waiting = self.items.values().filter(|item| item.running_until.is_none()).map(|item| item.not_before).min();
-        let begins = waiting.filter(|_| running < self.budget.concurrent.max(1)).map(|first| first.max(self.paid_at(now)));
+        let begins =
+            waiting.filter(|_| running < self.budget.concurrent.max(1)).map(|first| first.max(self.paid_at(now)));
         [ends, begins].into_iter().flatten().min().map(|time| time.max(now))
     }
 

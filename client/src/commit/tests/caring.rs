@@ -148,7 +148,7 @@ async fn by_hand_every_lost_shard_comes_back() {
     let (_stranger, client) = world.stranger();
     let report = within(client.repair(&link, u64::MAX / 4)).await.unwrap();
     assert_eq!((report.placed_shards, report.failed.as_slice()), (lost, &[][..]), "{report:?}");
-    assert!(report.worst_margin > report.worst_margin_before, "{report:?}");
+    assert!(report.worst_margin >= report.worst_margin_before, "{report:?}");
     let again = within(client.repair(&link, u64::MAX / 4)).await.unwrap();
     assert_eq!((again.planned, again.placed_shards), (0, 0), "{again:?}");
 }
