@@ -67,9 +67,13 @@ impl Budget {
     }
 }
 
+/// Buffers of fewer bytes are not kept: fresh ones cost little.
+const POOLED_MIN_BYTES: usize = 256 * 1024;
+
 /// Buffers that were used and may be used again: fresh ones of many megabytes cost a page fault every 4 KiB.
 ///
-/// Holds no more buffers than were ever in use at once, which the budget bounds.
+/// Holds no more buffers of one size than were ever in use at once, which the budget bounds. Small ones are not kept, and one is
+/// used again only for about as many bytes: else many that were taken for a few bytes each would grow to many megabytes each.
 #[derive(Debug)]
 pub(crate) struct Pool<T>(Arc<Mutex<Vec<T>>>);
 
@@ -84,14 +88,26 @@ impl<T: Default + AsRef<[u8]> + Send + 'static> Pool<T> {
         Self(Arc::new(Mutex::new(Vec::new())))
     }
 
-    /// A used buffer, with whatever it holds, or a new and empty one.
+    /// Any used buffer, with whatever it holds, or a new and empty one: for pools of buffers that are all alike.
     pub(crate) fn get(&self) -> T {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
     }
 
+    /// A used buffer of about so many bytes, with whatever it holds, or a new and empty one.
+    pub(crate) fn get_like(&self, bytes: usize) -> T {
+        if bytes < POOLED_MIN_BYTES {
+            return T::default();
+        }
+        let mut buffers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let alike = |buffer: &T| (bytes / 2..=bytes.saturating_mul(2)).contains(&buffer.as_ref().len());
+        buffers.iter().rposition(alike).map(|place| buffers.swap_remove(place)).unwrap_or_default()
+    }
+
     /// Takes back a buffer that turned out not to be needed.
     pub(crate) fn put(&self, buffer: T) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+        if buffer.as_ref().len() >= POOLED_MIN_BYTES {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+        }
     }
 
     /// Ties a part of the budget to a buffer: when the last slice of it is dropped, the part is given back and the
@@ -125,17 +141,31 @@ mod tests {
 
     #[tokio::test]
     async fn memory_comes_back_with_the_last_slice_and_is_used_again() {
-        let budget = Budget::new(64 * 1024);
+        let (all, length) = (4 << 20, 300_000);
+        let budget = Budget::new(all);
         let pool = Pool::<Vec<u8>>::new();
-        let bytes = pool.guard(budget.take(10_000).await, vec![7u8; 10_000]);
-        assert_eq!(budget.free_bytes(), 64 * 1024 - 3 * 4096);
+        let bytes = pool.guard(budget.take(length as u64).await, vec![7u8; length]);
+        let taken = (length as u64).next_multiple_of(4096);
+        assert_eq!(budget.free_bytes(), all - taken);
         let slice = bytes.slice(5..6);
         drop(bytes);
-        assert_eq!(budget.free_bytes(), 64 * 1024 - 3 * 4096);
+        assert_eq!(budget.free_bytes(), all - taken);
         drop(slice);
-        assert_eq!(budget.free_bytes(), 64 * 1024);
-        assert_eq!(pool.get(), vec![7u8; 10_000]);
-        assert!(pool.get().is_empty());
+        assert_eq!(budget.free_bytes(), all);
+        assert_eq!(pool.get_like(length), vec![7u8; length]);
+        assert!(pool.get_like(length).is_empty());
+    }
+
+    #[test]
+    fn a_buffer_is_used_again_only_for_about_as_much_and_a_small_one_not_at_all() {
+        let pool = Pool::<Vec<u8>>::new();
+        pool.put(vec![1; 5 << 20]);
+        pool.put(vec![2; 1000]);
+        assert!(pool.get_like(64 << 10).is_empty(), "a window does not hold a whole shard's memory");
+        assert!(pool.get_like(1000).is_empty());
+        assert!(pool.get_like(20 << 20).is_empty());
+        assert_eq!(pool.get_like(4 << 20).len(), 5 << 20);
+        assert!(pool.get_like(4 << 20).is_empty());
     }
 
     #[tokio::test]

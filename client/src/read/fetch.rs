@@ -336,7 +336,7 @@ impl Fetcher {
                 let mut rebuilt: Vec<(ShardIndex, Vec<u8>)> = missing
                     .into_iter()
                     .map(|shard| {
-                        let mut buffer = pool.get();
+                        let mut buffer = pool.get_like(length);
                         buffer.resize(length, 0);
                         (shard, buffer)
                     })
@@ -354,15 +354,17 @@ impl Fetcher {
         }
         let mut held = held;
         let mut complete = Vec::with_capacity(wanted.len());
+        // Windows come in buffers of their own, of any size: kept for whole shards they would be without number.
+        let pool = if matches!(span, Span::Whole) { self.pool.clone() } else { Pool::new() };
         for shard in wanted {
             let lost = || ClientError::bug("a shard was lost on the way", shard);
             let buffer = fetched.remove(shard).ok_or_else(lost)?;
             let (part, rest) = held.split(buffer.len() as u64);
             held = rest;
-            complete.push((*shard, self.pool.guard(part, buffer)));
+            complete.push((*shard, pool.guard(part, buffer)));
         }
         for buffer in fetched.into_values() {
-            self.pool.put(buffer);
+            pool.put(buffer);
         }
         Ok(complete)
     }
@@ -470,7 +472,7 @@ impl Executor<DownloadSession> for Download {
             let start = Instant::now();
             let bytes = match span {
                 Span::Whole => {
-                    let mut buffer = fetcher.pool.get();
+                    let mut buffer = fetcher.pool.get_like(shard_bytes as usize);
                     fetcher.nodes.get_shard(node, root, shard_bytes, &mut buffer, &counter).await.map(|()| buffer)
                 }
                 Span::Window { offset, count } => {
