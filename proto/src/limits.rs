@@ -124,6 +124,8 @@ pub const GRANT_MAX_BYTES: usize = 1024;
 pub const OVERLAY_FURTHER_SEGMENTS_MAX: usize = 512;
 /// Most stewards that a head names.
 pub const HEAD_STEWARDS_MAX: usize = 8;
+/// Most heads before it that a read head says to have in it.
+pub const LINEAGE_MAX: usize = 48;
 /// Most shards of one renewal whose receipt is to stand in an overlay's rows.
 pub const OVERLAY_RENEWAL_SHARDS_MAX: usize = 16;
 /// Longest shared path, in bytes.
@@ -265,9 +267,10 @@ const _: () = {
         DOCUMENT_SHARDS_MAX * (32 + 1 + 32 + 1 + DOCUMENT_ADDRESSES_MAX * 19)
             + OWNER_NOTE_BYTES
             + HEAD_STEWARDS_MAX * 32
+            + LINEAGE_MAX * 20
             + 1024
             <= HEAD_MAX_BYTES,
-        "a head can name every shard of a document segment with all its addresses, hold a note and name stewards"
+        "a head can name every shard of a document segment with all its addresses, hold a note, name stewards and its lineage"
     );
     assert!(HEAD_WRITE_QUORUM * 2 > HEAD_POINTS, "two writes of a head meet");
     assert!(HEAD_NODES_PER_POINT == HEAD_NAMED_PER_POINT / 2 + 1, "those that hold a head are most of those named");

@@ -1,7 +1,6 @@
 //! The last head that this client wrote of a dataset, kept until another one is known to follow it.
 //!
-//! Decides when a head that was written may have been lost: when the newest one neither is it nor follows it, and its
-//! snapshot is in no history. A writer who was told that his head was written can still lose to one that was
+//! Decides how long a head is kept that may have been lost: the newest one does not say that this one is in it. A writer who was told that his head was written can still lose to one that was
 //! written at the same time; whoever won is told and merges, and should he die first, this is how the loser finds out.
 
 use std::fs;
@@ -70,6 +69,18 @@ impl Guard {
             tracing::warn!(file = %self.path.display(), "the head that was written last is damaged and counts as none");
         }
         Ok(guarded.filter(|guarded| now.since(guarded.written) < KEPT_FOR))
+    }
+
+    /// Forgets the head unless it is this one, the newest: who began with an earlier one may yet write another in its place.
+    ///
+    /// # Errors
+    /// As [`Guard::clear`].
+    pub(crate) fn release(&self, newest: &Head) -> Result<(), ClientError> {
+        let kept = fs::read(&self.path).ok().and_then(|bytes| decode(&bytes));
+        if kept.is_some_and(|kept| kept.head.hash() == newest.hash()) {
+            return Ok(());
+        }
+        self.clear()
     }
 
     /// Forgets the head: another one is known to follow it, or it does not matter any more.

@@ -18,18 +18,19 @@ mod state;
 mod stewards;
 mod views;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dolmen_proto::codec::Needs;
-use dolmen_proto::head::{Head, ReadBody, Sealing};
+use dolmen_proto::head::{Head, Kinship, Lineage, ReadBody, Sealing};
 use dolmen_proto::heads::HeadVersion;
 use dolmen_proto::history::HistoryRow;
 use dolmen_proto::ids::{HeadHash, SegmentId, Timestamp};
 use dolmen_proto::keys::DatasetKeys;
 use dolmen_proto::ledger::Ledger;
+use dolmen_proto::limits::LEASE_INITIAL;
 use dolmen_proto::manifest::FolderEntry;
 use dolmen_proto::policy::Policy;
 use dolmen_proto::table::RowKind;
@@ -51,6 +52,8 @@ pub(crate) use self::views::{Refresh, new_share, put_again as put_views_again, s
 use crate::client::Client;
 use crate::config::PolicyChoice;
 use crate::error::{ClientError, ErrorKind};
+use crate::lease::{self, ByNode};
+use crate::network::Account;
 use crate::put::{Candidates, Store, Stored, TableChange};
 
 /// How often a commit is tried before it gives up.
@@ -104,6 +107,8 @@ pub(crate) struct Change {
     pub(crate) refresh: Refresh,
     /// `None`: the rows of what was stored join those of the base.
     pub(crate) table: Option<TableChange>,
+    /// What else is in the state that it makes: heads that are merged, or given up.
+    pub(crate) within: Vec<Lineage>,
 }
 
 impl Change {
@@ -116,6 +121,7 @@ impl Change {
             && !self.retire
             && matches!(self.refresh, Refresh::Changed)
             && self.table.is_none()
+            && self.within.is_empty()
     }
 }
 
@@ -187,13 +193,23 @@ struct Fork {
 }
 
 impl Fork {
-    /// Those of these heads that open; whoever has the keys wrote them.
-    fn opened(keys: &Arc<DatasetKeys>, heads: Vec<Head>) -> Vec<Self> {
+    /// Those of these heads that are not in a state, as far as they open; whoever has the keys wrote them.
+    fn outside(keys: &Arc<DatasetKeys>, lineage: &Lineage, heads: Vec<Head>) -> Vec<Self> {
         let open = |head: Head| {
             let body = head.open_read(&keys.read).ok()?;
             Some(Self { keys: Arc::clone(keys), head, body })
         };
-        heads.into_iter().filter_map(open).collect()
+        let forks = heads.into_iter().filter_map(open);
+        forks.filter(|fork| lineage.kinship(fork.version()) == Kinship::Outside).collect()
+    }
+
+    /// What a change was made from, should it not be in the state that won over it.
+    fn of(base: &State) -> Self {
+        Self { keys: Arc::clone(&base.keys), head: base.head.clone(), body: base.body.clone() }
+    }
+
+    fn version(&self) -> HeadVersion {
+        HeadVersion::from(&self.head)
     }
 }
 
@@ -225,6 +241,7 @@ pub(crate) async fn commit(
     let mut commit = Commit { owner, options, candidates, done: Done::default() };
     let mut base = commit.settled(Vec::new(), None).await?;
     let mut lost: Option<Lost> = None;
+    let mut given_up: Option<Lineage> = None;
     for attempt in 0..TRIES {
         pause(attempt).await?;
         if is_retired(&base.note) {
@@ -236,7 +253,7 @@ pub(crate) async fn commit(
             ));
         }
         let (mut store, created) = commit.store(&base).await?;
-        let change = match &lost {
+        let mut change = match &lost {
             None => operation.apply(&base, &mut store, created).await?,
             Some(Lost { ancestor, mine }) => match reconcile(ancestor, mine, &base, &mut store).await {
                 Ok((change, merged)) => {
@@ -251,6 +268,7 @@ pub(crate) async fn commit(
                 Err(error) => return Err(error),
             },
         };
+        change.within.extend(given_up.clone());
         match write(&mut commit, &base, change, store, created).await? {
             Wrote::Nothing => return Ok(commit.done.of_state(base)),
             Wrote::Newest { head, body, files, forks } if forks.is_empty() => {
@@ -261,12 +279,23 @@ pub(crate) async fn commit(
                 return Ok(commit.done.of_state(state));
             }
             Wrote::Lost { head, body } => {
-                let hash = head.hash();
+                let version = HeadVersion::from(&head);
+                // Whoever won may know nothing of what this one was made from.
+                let before = Fork::of(&base);
                 if !operation.repeats() {
                     let mine = owner.state(Arc::clone(&base.keys), head, *body).await?;
                     lost = Some(Lost { ancestor: Ancestor::known(&base).await?, mine });
                 }
-                base = commit.settled(Vec::new(), Some(hash)).await?;
+                base = commit.settled(vec![before], Some(version.hash)).await?;
+                if base.lineage.kinship(version) == Kinship::Within {
+                    // It lost to one that was made from it, whose writer leases only what he stored.
+                    commit.renew(&base.keys).await;
+                    return Ok(commit.done.of_state(base));
+                }
+                given_up.get_or_insert_with(|| Lineage::beginning(0)).add(version);
+                if operation.repeats() {
+                    owner.guard.clear()?;
+                }
             }
         }
     }
@@ -285,8 +314,8 @@ pub(crate) async fn commit(
 /// As reading does.
 pub(crate) async fn settled(owner: &Owner, options: &CommitOptions) -> Result<State, ClientError> {
     let newest = owner.newest().await?;
-    let alone = newest.forks.is_empty();
     let state = owner.state(newest.keys, newest.head, newest.body).await?;
+    let alone = newest.forks.iter().all(|fork| state.lineage.kinship(fork.version()) != Kinship::Outside);
     if alone && lost_head(owner, &state)?.is_none() {
         return Ok(state);
     }
@@ -316,10 +345,12 @@ impl Commit<'_> {
             forks.extend(newest.forks);
             let state = owner.state(newest.keys, newest.head, newest.body).await?;
             forks.extend(lost_head(owner, &state)?);
-            forks.retain(|fork| fork.head.hash() != state.head.hash() && !settled.contains(&fork.head.hash()));
+            forks.retain(|fork| {
+                state.lineage.kinship(fork.version()) == Kinship::Outside && !settled.contains(&fork.head.hash())
+            });
             let Some(fork) = forks.pop() else {
                 if ignored.is_none() {
-                    owner.guard.clear()?;
+                    owner.guard.release(&state.head)?;
                 }
                 return Ok(state);
             };
@@ -337,7 +368,7 @@ impl Commit<'_> {
             };
             let (mut store, created) = self.store(&state).await?;
             let ancestor = Ancestor::guessed(&mine, &state).await?;
-            let (change, merged) = match reconcile(&ancestor, &mine, &state, &mut store).await {
+            let (mut change, merged) = match reconcile(&ancestor, &mine, &state, &mut store).await {
                 Err(error) if error.kind() == ErrorKind::Conflict => {
                     let id = mine.body.snapshot_id.short();
                     progress.warn(format!("snapshot {id} of another writer could not be saved: {}", error.why()));
@@ -346,6 +377,7 @@ impl Commit<'_> {
                 }
                 done => done?,
             };
+            change.within.push(mine.lineage.clone());
             match write(self, &state, change, store, created).await? {
                 Wrote::Nothing => settled.push(hash),
                 Wrote::Newest { forks: others, .. } => {
@@ -356,8 +388,11 @@ impl Commit<'_> {
                     let id = mine.body.snapshot_id.short();
                     progress.warn(format!("snapshot {id} was written at the same time as another, and merged"));
                 }
-                // Whoever won is merged into next, then this one again.
-                Wrote::Lost { .. } => forks.push(Fork { keys: mine.keys, head: mine.head, body: mine.body }),
+                // Whoever won is merged into next: this one again, and what it was merged into if that was lost with it.
+                Wrote::Lost { head, .. } => {
+                    settled.push(head.hash());
+                    forks.extend([Fork::of(&mine), Fork::of(&state)]);
+                }
             }
         }
         Err(ClientError::new(
@@ -366,6 +401,32 @@ impl Commit<'_> {
             format!("others were first {TRIES} times"),
             "run the same command again later",
         ))
+    }
+
+    /// Gives all that was stored so far its lease.
+    async fn renew(&mut self, keys: &Arc<DatasetKeys>) {
+        let nodes = self.owner.client.nodes_known();
+        let mut shards = ByNode::new();
+        for (_, stored) in self.done.stored.values() {
+            for (root, node) in stored.roots.iter().zip(&stored.nodes) {
+                if let Some(node) = node {
+                    shards.entry(*node).or_default().insert(*root);
+                }
+            }
+        }
+        let now = nodes.now();
+        let until = now.after(self.options.lease);
+        let total: usize = shards.values().map(BTreeSet::len).sum();
+        let renewed = lease::renew(nodes, &Account::new(Arc::clone(keys)), &shards, until).await;
+        if renewed < total {
+            let left = total - renewed;
+            let warning =
+                format!("{left} of {total} shards could not be leased beyond a week: run `dolmen renew` before then");
+            self.owner.client.progress().warn(warning);
+            self.done.lease_until = Some(now.after(LEASE_INITIAL).min(until));
+        } else {
+            self.done.lease_until = Some(until);
+        }
     }
 
     /// A store for changes of this state, and the time that a snapshot made of it gets.
@@ -392,22 +453,28 @@ impl Done {
     }
 }
 
-/// The head that this client wrote last, when the newest state seems to know nothing of it.
+/// The head that this client wrote last, when it is not in the newest state.
 fn lost_head(owner: &Owner, newest: &State) -> Result<Option<Fork>, ClientError> {
     let Some(own) = owner.guard.kept(owner.client.nodes_known().now())? else { return Ok(None) };
-    let (mine, now) = (HeadVersion::from(&own.head), HeadVersion::from(&newest.head));
-    let follows = now.sequence == mine.sequence + 1 && newest.head.previous() == mine.hash;
-    if own.epoch != newest.keys.epoch() || now == mine || now.sequence < mine.sequence || follows {
+    if own.epoch != newest.keys.epoch() {
         return Ok(None);
     }
-    // In the history, it was merged; and what the head changed beside the tree can be merged twice.
-    if newest.rows.iter().any(|row| row.id == own.snapshot) && now.sequence > mine.sequence {
-        return Ok(None);
+    let mine = HeadVersion::from(&own.head);
+    match newest.lineage.kinship(mine) {
+        Kinship::Within => return Ok(None),
+        Kinship::Outside => {}
+        Kinship::Unknown => {
+            if !newest.rows.iter().any(|row| row.id == own.snapshot) {
+                let id = own.snapshot.short();
+                let warning = format!("snapshot {id}, put from here, is not in the history: it was forgotten, or lost");
+                owner.client.progress().warn(warning);
+            }
+            return Ok(None);
+        }
     }
-    if now.sequence > mine.sequence + 1 {
-        let id = own.snapshot.short();
-        let warning = format!("snapshot {id}, put from here, is not in the history: it was forgotten, or lost");
-        owner.client.progress().warn(warning);
+    let before = HeadVersion { sequence: mine.sequence.saturating_sub(1), hash: own.head.previous() };
+    if mine.sequence > newest.head.sequence() && newest.lineage.kinship(before) == Kinship::Within {
+        // It was never written, and what it was made from is not lost.
         return Ok(None);
     }
     let keys = Arc::clone(&newest.keys);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use dolmen_proto::codec::{Extensions, Needs};
 use dolmen_proto::head::{
-    Head, HeadOrder, NO_HEAD, OwnerNote, ReadBody, Sealing, TableBody, named_stewards, with_named_stewards,
+    Head, HeadOrder, Lineage, NO_HEAD, OwnerNote, ReadBody, Sealing, TableBody, named_stewards, with_named_stewards,
 };
 use dolmen_proto::heads::HeadVersion;
 use dolmen_proto::history::{HistoryRow, history_message};
@@ -20,7 +20,7 @@ use dolmen_proto::policy::Policy;
 use dolmen_proto::tree::{CountedTree, CountedTreeBuilder, TreeItem};
 
 use super::guard::Guarded;
-use super::state::HISTORY_MAX;
+use super::state::{HISTORY_MAX, lineage_of};
 use super::{Change, Commit, CommitOptions, Fork, NewSnapshot, Owner, State, Tree};
 use super::{stewards, views};
 use crate::error::{ClientError, ErrorKind};
@@ -35,7 +35,7 @@ const RETIRED_EXTENSION: u16 = 2;
 pub(super) enum Wrote {
     /// There was nothing to change.
     Nothing,
-    /// The head is the newest; forks are those that it won over.
+    /// The head is the newest; forks are those that it won over, and that are not in it.
     Newest { head: Head, body: Box<ReadBody>, files: u64, forks: Vec<Fork> },
     /// Another writer's head won; this one is complete and readable all the same.
     Lost { head: Head, body: Box<ReadBody> },
@@ -132,7 +132,10 @@ pub(super) async fn write(
     let mut table = change.table.unwrap_or_default();
     table.stewards = Some(stewards::named(&base.keys, &published_ledger));
     let documents = Written { snapshot, snapshot_id, created: snapshot_created, rows, note };
-    let body = body(&base.keys, documents, Some(base), table, &mut store).await?;
+    let mut body = body(&base.keys, documents, Some(base), table, &mut store).await?;
+    let mut lineage = base.lineage.clone();
+    change.within.iter().for_each(|other| lineage.join(other));
+    body.extensions = follow(&lineage, body.extensions, base.head.sequence().saturating_add(1))?;
     let head = Head::create_read(&base.keys.read, &base.keys.read_head, HeadOrder::after(Some(&base.head)), &body)
         .map_err(|error| ClientError::bug("could not write a head", error))?;
     let published = put_head(owner, commit.options, &commit.candidates, &base.keys, &head, &body).await?;
@@ -164,7 +167,13 @@ pub(super) async fn write(
     publishing.publish(owner, grants_changed).await;
     commit.done.lease_until = Some(store.renew(commit.options.lease).await);
     store.finish()?;
-    Ok(Wrote::Newest { head, body: Box::new(body), files, forks: Fork::opened(&base.keys, forks) })
+    let forks = Fork::outside(&base.keys, &lineage_of(&head, &body)?, forks);
+    Ok(Wrote::Newest { head, body: Box::new(body), files, forks })
+}
+
+/// The extensions of a read head of this sequence that has all of a lineage in it.
+pub(super) fn follow(lineage: &Lineage, extensions: Extensions, sequence: u64) -> Result<Extensions, ClientError> {
+    lineage.write(extensions, sequence).map_err(|error| ClientError::bug("could not write a head", error))
 }
 
 /// Writes the root of a snapshot; gives the row of the history that it gets.
@@ -373,16 +382,19 @@ pub(crate) async fn create(
     let note = NoteParts { name: name.to_owned(), ledger: None, sealing: None, extensions: Extensions::default() };
     let snapshot = store.settled(row.root);
     let written = Written { snapshot, snapshot_id: row.id, created, rows: Vec::new(), note };
-    let body = body(&keys, written, None, TableChange::default(), &mut store).await?;
-    let head = |before: Option<&Head>| {
-        Head::create_read(&keys.read, &keys.read_head, HeadOrder::after(before), &body)
+    let mut body = body(&keys, written, None, TableChange::default(), &mut store).await?;
+    let head = |before: Option<&Head>, body: &ReadBody| {
+        Head::create_read(&keys.read, &keys.read_head, HeadOrder::after(before), body)
             .map_err(|error| ClientError::bug("could not write a head", error))
     };
-    let first = head(None)?;
+    let first = head(None, &body)?;
     let mut made = Created::Taken;
     if let Published::Written { forks } = put_head(owner, options, candidates, &keys, &first, &body).await? {
         if forks.is_empty() {
-            let second = head(Some(&first))?;
+            // First heads of others who came here are other datasets.
+            let sequence = first.sequence().saturating_add(1);
+            body.extensions = follow(&Lineage::beginning(sequence), body.extensions, sequence)?;
+            let second = head(Some(&first), &body)?;
             if let Published::Written { .. } = put_head(owner, options, candidates, &keys, &second, &body).await? {
                 made = Created::Done;
             }

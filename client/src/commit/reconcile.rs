@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use dolmen_proto::history::HistoryRow;
-use dolmen_proto::ids::{SegmentId, Timestamp};
+use dolmen_proto::ids::{SegmentId, SnapshotId, Timestamp};
 use dolmen_proto::ledger::{Ledger, Share};
 use dolmen_proto::limits::{LEAVING_MIN, SHARES_MAX};
 use dolmen_proto::manifest::Snapshot;
@@ -26,6 +26,9 @@ use crate::read::Dataset;
 
 /// A segment that left may be deleted after [`LEAVING_MIN`]; it can be taken back until this long before.
 const TAKE_BACK_MARGIN: Duration = Duration::from_secs(2 * 86_400);
+
+/// Snapshots that are followed back, one to the one before, to find what two states grew out of.
+const PARENTS_MAX: usize = 64;
 
 /// What both states grew out of, as far as it is known.
 pub(super) struct Ancestor {
@@ -51,7 +54,8 @@ impl Ancestor {
         })
     }
 
-    /// What can be told of it from `mine` and `theirs`: the snapshot before mine, and what both histories have.
+    /// What can be told of it from `mine` and `theirs`: the last snapshot before mine that theirs grew out of too, and what
+    /// both histories have.
     ///
     /// # Errors
     /// `Damaged` or `NotNow` when a snapshot cannot be read.
@@ -66,19 +70,47 @@ impl Ancestor {
             });
             both.collect()
         };
-        let tree = match mine.reader.snapshot().await?.parent {
-            None => None,
-            Some(parent) => {
-                let reader = mine.reader.at(parent.root, parent.id);
-                match reader.snapshot().await {
-                    Ok(snapshot) => Some((reader, snapshot)),
-                    // Forgotten and freed: then nothing counts as removed, and nothing is lost.
-                    Err(error) if error.kind() == ErrorKind::Damaged => None,
-                    Err(error) => return Err(error),
-                }
+        Ok(Self { tree: common_tree(mine, theirs).await?, rows: common, name: None, reader: None })
+    }
+}
+
+/// The last snapshot before mine that theirs grew out of. `None` when it is not found, or forgotten and freed: then nothing
+/// counts as removed, and nothing is lost. One that theirs does not know would make all that only it has count as
+/// removed by them.
+async fn common_tree(mine: &State, theirs: &State) -> Result<Option<(Dataset, Snapshot)>, ClientError> {
+    let mut known: BTreeSet<SnapshotId> = theirs.rows.iter().map(|row| row.id).collect();
+    known.insert(theirs.body.snapshot_id);
+    let mut older = Some(theirs.reader.clone());
+    let mut before = parent(&mine.reader).await?;
+    for _ in 0..PARENTS_MAX {
+        let Some((id, reader, snapshot)) = before else { return Ok(None) };
+        // Snapshots that theirs has forgotten are looked up as far as they are needed.
+        for _ in 0..PARENTS_MAX {
+            let Some(reader) = older.take_if(|_| !known.contains(&id)) else { break };
+            if let Some((id, reader, _)) = parent(&reader).await? {
+                known.insert(id);
+                older = Some(reader);
             }
-        };
-        Ok(Self { tree, rows: common, name: None, reader: None })
+        }
+        if known.contains(&id) {
+            return Ok(Some((reader, snapshot)));
+        }
+        before = parent(&reader).await?;
+    }
+    Ok(None)
+}
+
+/// The snapshot before one, unless there is none or it cannot be read any more.
+async fn parent(reader: &Dataset) -> Result<Option<(SnapshotId, Dataset, Snapshot)>, ClientError> {
+    let read = async {
+        let Some(parent) = reader.snapshot().await?.parent else { return Ok(None) };
+        let before = reader.at(parent.root, parent.id);
+        let snapshot = before.snapshot().await?;
+        Ok(Some((parent.id, before, snapshot)))
+    };
+    match read.await {
+        Err(error) if ClientError::kind(&error) == ErrorKind::Damaged => Ok(None),
+        read => read,
     }
 }
 

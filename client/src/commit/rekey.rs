@@ -11,8 +11,8 @@ use dolmen_proto::heads::HeadVersion;
 use dolmen_proto::keys::{DatasetKeys, ReadKeys};
 use dolmen_proto::limits::HEAD_SEQUENCE_LEAP_MAX;
 
-use super::publish::put_head;
-use super::state::note_of;
+use super::publish::{follow, put_head};
+use super::state::{lineage_of, note_of};
 use super::stewards::Publishing;
 use super::{Commit, CommitOptions, Done, Fork, Owner, State, TRIES, pause};
 use crate::error::{ClientError, ErrorKind};
@@ -87,16 +87,16 @@ async fn begin(commit: &Commit<'_>, base: &State, epoch: u32, reseal: bool) -> R
         Err(error) if error.kind() == ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
+    let order = order(&base.head, current.as_ref());
     let body = ReadBody {
         read_opening: keys.read_opening.clone(),
         table_secret: keys.table.clone(),
         table_head_key: keys.table_head.verifying_key().to_bytes(),
         owner_note: Some(note.seal(&keys.note).map_err(|error| bug(&error))?),
-        extensions: same_stewards(&base.body.extensions)?,
+        extensions: follow(&base.lineage, same_stewards(&base.body.extensions)?, order.sequence)?,
         ..base.body.clone()
     };
-    let head = Head::create_read(&keys.read, &keys.read_head, order(&base.head, current.as_ref()), &body)
-        .map_err(|error| bug(&error))?;
+    let head = Head::create_read(&keys.read, &keys.read_head, order, &body).map_err(|error| bug(&error))?;
     match put_head(owner, commit.options, &commit.candidates, &keys, &head, &body).await? {
         Published::Written { .. } => Ok(()),
         Published::Superseded => Err(ClientError::new(
@@ -133,7 +133,7 @@ async fn say(commit: &Commit<'_>, base: &State, epoch: u32) -> Result<Option<Vec
     let owner = commit.owner;
     let sealed = note(base, epoch).seal(&base.keys.note).map_err(|error| bug(&error))?;
     let body = ReadBody { owner_note: Some(sealed), ..base.body.clone() };
-    let Some(displaced) = replace(commit, &base.keys, &base.head, &body).await? else { return Ok(None) };
+    let Some(displaced) = replace(commit, &base.keys, &base.head, body).await? else { return Ok(None) };
     if base.keys.epoch() == 0 {
         return Ok(Some(displaced));
     }
@@ -144,27 +144,28 @@ async fn say(commit: &Commit<'_>, base: &State, epoch: u32) -> Result<Option<Vec
     said.epoch = epoch;
     let sealed = said.seal(&first.note).map_err(|error| bug(&error))?;
     let body = ReadBody { owner_note: Some(sealed), ..found.body };
-    replace(commit, &first, &found.head, &body).await?;
+    replace(commit, &first, &found.head, body).await?;
     Ok(Some(displaced))
 }
 
-/// Replaces a head by one that says something else; gives the heads that it displaced, `None` when another writer was first.
+/// Replaces a head by one with its body and another note; gives the heads that it displaced, `None` when another writer was first.
 async fn replace(
     commit: &Commit<'_>,
     keys: &Arc<DatasetKeys>,
     current: &Head,
-    body: &ReadBody,
+    mut body: ReadBody,
 ) -> Result<Option<Vec<Fork>>, ClientError> {
     let nodes = commit.owner.client.nodes_known();
-    let head = Head::create_read(&keys.read, &keys.read_head, HeadOrder::after(Some(current)), body)
-        .map_err(|error| bug(&error))?;
+    let order = HeadOrder::after(Some(current));
+    body.extensions = follow(&lineage_of(current, &body)?, body.extensions.clone(), order.sequence)?;
+    let head = Head::create_read(&keys.read, &keys.read_head, order, &body).map_err(|error| bug(&error))?;
     let locator = ReadKeys::derive(&keys.read).locator;
     let until = nodes.now().after(commit.options.lease);
     let everybody = commit.candidates.everybody();
     match heads::write(nodes, &locator, &head, until, everybody.as_ref()).await? {
         Published::Written { forks } => {
             commit.owner.client.state().seen_heads().note(&locator, HeadVersion::from(&head))?;
-            Ok(Some(Fork::opened(keys, forks)))
+            Ok(Some(Fork::outside(keys, &lineage_of(&head, &body)?, forks)))
         }
         Published::Superseded => Ok(None),
     }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use dolmen_proto::head::{Head, OwnerNote, ReadBody};
+use dolmen_proto::head::{Head, Lineage, OwnerNote, ReadBody};
 use dolmen_proto::history::HistoryRow;
 use dolmen_proto::ids::Timestamp;
 use dolmen_proto::keys::{DatasetKeys, ReadKeys, TableKeys, VaultSecret};
@@ -58,6 +58,8 @@ pub(crate) struct State {
     /// The snapshots that are kept, oldest first.
     pub(crate) rows: Vec<HistoryRow>,
     pub(crate) ledger: Ledger,
+    /// The heads whose changes are in it.
+    pub(crate) lineage: Lineage,
     history_blobs: Vec<(BlobPointer, Arc<Vec<u8>>)>,
 }
 
@@ -67,7 +69,7 @@ pub(crate) struct Newest {
     pub(crate) note: OwnerNote,
     pub(crate) head: Head,
     pub(crate) body: ReadBody,
-    /// Heads of the same sequence that lost to it, or to one on the way to it.
+    /// Heads that nodes have and that are not in it, nor in one on the way to it.
     pub(super) forks: Vec<Fork>,
 }
 
@@ -100,13 +102,17 @@ impl Owner {
         for _ in 0..EPOCHS_FOLLOWED_MAX {
             let keys = self.keys(epoch);
             let found = heads::find(nodes, &Wanted::of_owner(&keys.read)?, Some(&seen)).await?;
+            let lineage = lineage_of(&found.head, &found.body)?;
+            let others = found.forks.iter().chain(&found.older).map(|(head, _)| head.clone()).collect();
+            let mut others = Fork::outside(&keys, &lineage, others);
             // While forks lie there, to put the newest in their place would be to lose them.
-            if found.forks.is_empty() {
-                found.put_again(nodes, nodes.now().after(LEASE_DEFAULT)).await;
+            if others.is_empty() {
+                let displaced = found.put_again(nodes, nodes.now().after(LEASE_DEFAULT)).await;
+                others = Fork::outside(&keys, &lineage, displaced);
             }
+            forks.extend(others);
             let note = note_of(&keys, &found.body)?;
-            let Found { head, body, forks: others, .. } = found;
-            forks.extend(others.into_iter().map(|(head, body)| Fork { keys: Arc::clone(&keys), head, body }));
+            let Found { head, body, .. } = found;
             if note.epoch > epoch {
                 epoch = note.epoch;
                 continue;
@@ -168,7 +174,8 @@ impl Owner {
             Some(pointer) => Ledger::parse(&reader.document(pointer).await?).map_err(|error| damaged(&error))?,
             None => Ledger::default(),
         };
-        Ok(State { keys, head, body, reader, note, rows, ledger, history_blobs })
+        let lineage = lineage_of(&head, &body)?;
+        Ok(State { keys, head, body, reader, note, rows, ledger, lineage, history_blobs })
     }
 
     /// Puts read head and table head again, unchanged, so that nodes keep them until then.
@@ -189,6 +196,14 @@ impl Owner {
             Err(error) => Err(error),
         }
     }
+}
+
+/// The heads whose changes are in a head.
+///
+/// # Errors
+/// `Damaged` when what it says of them is malformed.
+pub(super) fn lineage_of(head: &Head, body: &ReadBody) -> Result<Lineage, ClientError> {
+    Lineage::of(head, body).map_err(|error| damaged(&error))
 }
 
 pub(super) fn note_of(keys: &DatasetKeys, body: &ReadBody) -> Result<OwnerNote, ClientError> {

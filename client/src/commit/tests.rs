@@ -14,6 +14,7 @@ use crate::{
     PutReport,
 };
 
+mod ancestry;
 mod caring;
 mod collect;
 mod overlays;

@@ -18,7 +18,7 @@ use dolmen_proto::keys::{
 };
 use dolmen_proto::limits::HEAD_POINTS;
 use dolmen_proto::link::{Link, LinkKind, LinkSecret};
-use futures::FutureExt;
+use futures::{FutureExt, StreamExt};
 
 use super::{locked, places, points};
 use crate::error::{ClientError, ErrorKind};
@@ -112,6 +112,8 @@ pub(crate) struct Found<B> {
     pub(crate) body: B,
     /// Heads of the same sequence that lost: two writers knew nothing of each other.
     pub(crate) forks: Vec<(Head, B)>,
+    /// Heads of earlier sequences that some nodes still have.
+    pub(crate) older: Vec<(Head, B)>,
     /// Nodes that have an older one or none.
     pub(super) stale: Vec<HeadPlace>,
     points: Vec<Point>,
@@ -123,16 +125,29 @@ impl<B> Found<B> {
         HeadVersion::from(&self.head)
     }
 
-    /// Puts the head again, unchanged, where an older one or none was found. Whoever does not take it is left alone.
-    pub(crate) async fn put_again(&self, nodes: &Nodes, until: Timestamp) {
+    /// Puts the head again, unchanged, where an older one or none was found; gives those that lay there by then. Whoever
+    /// does not take it is left alone.
+    pub(crate) async fn put_again(&self, nodes: &Nodes, until: Timestamp) -> Vec<Head> {
         let calls = self.stale.iter().filter_map(|(number, node)| {
             let point = *self.points.get(usize::from(*number))?;
             Some(nodes.put_head(*node, point, self.head.bytes().clone(), until))
         });
-        let all = futures::future::join_all(calls);
+        let mut calls: futures::stream::FuturesUnordered<_> = calls.collect();
+        let mut displaced = BTreeMap::new();
+        let all = async {
+            while let Some(reply) = calls.next().await {
+                let other = reply.ok().and_then(|reply| Head::parse(reply.current.as_deref()?).ok());
+                let ours = |head: &Head| head.public_key() == self.head.public_key();
+                let before = |head: &Head| HeadVersion::from(head) < self.version();
+                if let Some(head) = other.filter(|head| ours(head) && before(head)) {
+                    displaced.insert(head.hash(), head);
+                }
+            }
+        };
         if tokio::time::timeout(PUT_AGAIN_PATIENCE, all).await.is_err() {
             tracing::debug!("some nodes are slow to take a head again");
         }
+        displaced.into_values().collect()
     }
 }
 
@@ -187,7 +202,8 @@ pub(crate) async fn find<B: Send + 'static>(
             };
             let (head, body) = take(newest)?;
             let forks = forks.into_iter().map(take).collect::<Result<_, _>>()?;
-            Ok(Found { head, body, forks, stale, points })
+            let older = heads.into_values().filter(|(head, _)| head.sequence() < newest.sequence).collect();
+            Ok(Found { head, body, forks, older, stale, points })
         }
         (HeadReadOutcome::RolledBack { newest, seen }, _) => {
             let shown = newest.map_or_else(|| "none".to_owned(), |newest| format!("number {}", newest.sequence));

@@ -29,7 +29,8 @@ const REWRITE_AFTER: Duration = Duration::from_secs(2);
 pub(crate) enum Published {
     /// It is the newest there is.
     Written {
-        /// Heads of the same sequence that it displaced: their writers may believe that theirs are the newest.
+        /// Heads of the same sequence and earlier ones that lay where it was put: their writers may believe that theirs are
+        /// the newest, unless they are in it.
         forks: Vec<Head>,
     },
     /// Another writer's head wins over it.
@@ -56,13 +57,13 @@ pub(crate) async fn write(
     }
     let again = "run the same command again later: it resumes";
     match outcome {
-        HeadWriteOutcome::Written { places, certain, forks } => {
+        HeadWriteOutcome::Written { places, certain, .. } => {
             if !certain {
                 let copies = places.len();
                 tracing::warn!(copies, "a head lies at enough points, but with few nodes at some of them");
             }
-            let mut others = locked(&write.others);
-            Ok(Published::Written { forks: forks.iter().filter_map(|fork| others.remove(&fork.hash)).collect() })
+            let others = std::mem::take(&mut *locked(&write.others));
+            Ok(Published::Written { forks: others.into_values().collect() })
         }
         HeadWriteOutcome::Superseded { .. } => Ok(Published::Superseded),
         HeadWriteOutcome::TooFewPoints { reached, needed, .. } => {
@@ -110,7 +111,7 @@ pub(super) struct Write {
     until: Timestamp,
     /// Why a node last did not take it.
     reason: Arc<Mutex<Option<String>>>,
-    /// Heads of the same key that nodes had.
+    /// Heads of the same key that nodes had, and that this one goes before.
     others: Arc<Mutex<BTreeMap<HeadHash, Head>>>,
 }
 
@@ -141,7 +142,7 @@ impl Write {
         let other = reply.current.as_deref().and_then(|bytes| Head::parse(bytes).ok());
         let other = other.filter(|head| head.public_key() == self.head.public_key());
         let version = other.as_ref().map(HeadVersion::from);
-        if let Some(head) = other.filter(|head| head.sequence() == self.head.sequence()) {
+        if let Some(head) = other.filter(|head| HeadVersion::from(head) < HeadVersion::from(&self.head)) {
             locked(&self.others).insert(head.hash(), head);
         }
         match version {

@@ -78,6 +78,9 @@ pub(crate) struct Got {
     pub(crate) proof: bool,
 }
 
+/// What happens once, just before a node is given a head.
+type BeforeHead = Box<dyn FnOnce(&Memory) + Send>;
+
 /// The network; times are the system's.
 pub(crate) struct Memory {
     nodes: Mutex<BTreeMap<NodeId, Node>>,
@@ -89,6 +92,7 @@ pub(crate) struct Memory {
     pub(crate) changed: tokio::sync::watch::Sender<u64>,
     /// How far its clock, and that of its clients, is ahead of this machine's.
     ahead: Mutex<Duration>,
+    before_head: Mutex<Option<BeforeHead>>,
 }
 
 impl Memory {
@@ -101,6 +105,7 @@ impl Memory {
             gets: Mutex::default(),
             changed: tokio::sync::watch::Sender::new(0),
             ahead: Mutex::default(),
+            before_head: Mutex::default(),
         })
     }
 
@@ -202,6 +207,11 @@ impl Memory {
         for (id, node) in self.nodes().iter_mut() {
             node.heads = heads.get(id).cloned().unwrap_or_default();
         }
+    }
+
+    /// Has something happen once, just before a node is next given a head: what another writer did meanwhile.
+    pub(crate) fn before_next_head(&self, what: impl FnOnce(&Self) + Send + 'static) {
+        *self.before_head.lock().unwrap() = Some(Box::new(what));
     }
 
     /// Lets time go by.
@@ -523,6 +533,12 @@ impl Network for Handle {
             if let Request::Get(get) = &request {
                 let got = Got { node: node.id, root: get.root, count_bytes: get.count_bytes, proof: get.proof };
                 network.gets.lock().unwrap().push(got);
+            }
+            if matches!(request, Request::PutHead(_)) {
+                let before = network.before_head.lock().unwrap().take();
+                if let Some(before) = before {
+                    before(&network);
+                }
             }
             let manner = network.nodes().get(&node.id).map(|node| node.manner);
             if let Some(Manner::Slow(milliseconds)) = manner {

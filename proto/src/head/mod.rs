@@ -5,12 +5,14 @@
 //! a head but never make one: `docs/decisions/0001-read-link-commits-to-the-writers-key.md`.
 
 mod body;
+mod lineage;
 mod note;
 mod order;
 mod steward;
 mod view;
 
 pub use body::{Holder, PlacedSegment, ReadBody, TableBody, TableLocation};
+pub use lineage::{Kinship, Lineage};
 pub use note::{NoteError, OwnerNote, SealedNote, Sealing};
 pub use order::{Refusal, Verdict, accept};
 pub use steward::{OverlayBody, StewardBody, named_stewards, with_named_stewards};
