@@ -43,6 +43,8 @@ const _: () = {
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Proofs that are made at a time; of [`DISK_CALLS_MAX`] threads they leave nearly all to readers.
 const PROOFS_MAX: usize = 2;
+/// How long the set of a reveal may take to come in.
+const SET_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a reveal waits for its turn: its slot was granted, so it has to be answered if that can be.
 const PROVE_PATIENCE: Duration = Duration::from_secs(10);
 /// After this long without an answer a disk is said to have failed; shorter than a client's patience.
@@ -67,7 +69,7 @@ struct Inner<D: Disk> {
     draining: AtomicBool,
     disk_calls: Arc<Semaphore>,
     memory: Arc<Shares>,
-    proofs: Semaphore,
+    proofs: Arc<Shares>,
     disk_deadline: Duration,
 }
 
@@ -93,7 +95,7 @@ impl<D: Disk> NodeHandler<D> {
             draining: AtomicBool::new(false),
             disk_calls: Arc::new(Semaphore::new(DISK_CALLS_MAX)),
             memory: Shares::new(units.max(least)),
-            proofs: Semaphore::new(PROOFS_MAX),
+            proofs: Shares::new(PROOFS_MAX),
             disk_deadline,
         };
         Self { inner: Arc::new(inner) }
@@ -149,7 +151,7 @@ impl<D: Disk> Inner<D> {
             Request::Get(get) => self.get(service, get, Sharer::of(&peer), replier).await,
             Request::Prove(prove) if matches!(*prove, ProveRequest::Reveal(_)) => {
                 let ProveRequest::Reveal(step) = *prove else { return Ok(()) };
-                self.prove(service, step, Sharer::of(&peer), payload, replier).await
+                self.prove(service, step, &peer, payload, replier).await
             }
             // Touches no disk, so a node whose disks hang still says what it is.
             Request::Describe => replier.reply(service.answer(&Request::Describe, wall_clock(), from)).await,
@@ -287,36 +289,31 @@ impl<D: Disk> Inner<D> {
         writer.finish()
     }
 
-    /// Proves what a reveal draws. Few at a time, so that readers have nearly all of the threads and disks.
+    /// Proves what a reveal draws. Few at a time, and one at a time of each network, so that readers have nearly all of the
+    /// threads and disks and no auditor waits behind another's heap.
     async fn prove(
         &self,
         service: Arc<Service<D>>,
         step: Box<RevealStep>,
-        sharer: Sharer,
+        peer: &Peer,
         mut payload: PayloadReader,
         replier: Replier,
     ) -> Result<(), StreamError> {
+        let (from, sharer) = (Subnet::of(peer.address.ip()), Sharer::of(peer));
         let answer = async {
-            let proving = timeout(PROVE_PATIENCE, self.proofs.acquire()).await.ok().and_then(Result::ok);
-            if proving.is_none() {
-                return Err(busy());
-            }
-            let _memory = self.reserve_memory(sharer, Service::<D>::prove_memory_bytes(&step)).await?;
-            let mut set = Vec::new();
-            loop {
-                match payload.next().await {
-                    Ok(Some(piece)) => set.extend_from_slice(&piece),
-                    Ok(None) => break,
-                    Err(error) => {
-                        let text = format!("the set broke off: {error}");
-                        return Err(WireError::new(ErrorCode::LengthMismatch, text));
-                    }
-                }
-            }
-            self.on_disk(move || service.prove_reveal(&step, set.into(), wall_clock)).await?
+            let (admitting, asked) = (Arc::clone(&service), step.clone());
+            let draw = self.on_disk(move || admitting.admit_reveal(&asked, wall_clock(), from)).await??;
+            let memory = self.reserve_memory(sharer, Service::<D>::prove_memory_bytes(&step)).await?;
+            // Whoever sends slowly takes up nobody's turn.
+            let set = timeout(SET_PATIENCE, whole_set(&mut payload)).await.unwrap_or_else(|_| Err(too_slow()))?;
+            let proving = self.proofs.take(sharer, 1, PROVE_PATIENCE).await.ok_or_else(busy)?;
+            let proven = self.on_disk(move || service.prove_reveal(&step, &draw, set.into(), from, wall_clock)).await?;
+            drop(proving);
+            Ok::<_, WireError>((memory, proven?))
         };
         match answer.await {
-            Ok((proof, blocks)) => {
+            // The memory is given back when the auditor has the blocks.
+            Ok((_memory, (proof, blocks))) => {
                 let mut writer = replier.reply_with_payload(Reply::Prove(ProveReply::Proof(Box::new(proof)))).await?;
                 if !blocks.is_empty() {
                     writer.write(blocks).await?;
@@ -400,6 +397,25 @@ async fn gather(payload: &mut PayloadReader) -> Result<(Vec<Bytes>, bool), Strea
         }
     }
     Ok((batch, false))
+}
+
+/// The set that comes with a reveal; its length is bounded by the call's header.
+async fn whole_set(payload: &mut PayloadReader) -> Result<Vec<u8>, WireError> {
+    let mut set = Vec::new();
+    loop {
+        match payload.next().await {
+            Ok(Some(piece)) => set.extend_from_slice(&piece),
+            Ok(None) => return Ok(set),
+            Err(error) => {
+                let text = format!("the set broke off: {error}");
+                return Err(WireError::new(ErrorCode::LengthMismatch, text));
+            }
+        }
+    }
+}
+
+fn too_slow() -> WireError {
+    WireError::new(ErrorCode::LengthMismatch, "the set came too slowly")
 }
 
 fn busy() -> WireError {

@@ -459,7 +459,8 @@ impl Node {
                 if self.manner == Manner::Silent {
                     return Err(WireError::new(ErrorCode::Busy, "silent"));
                 }
-                let mut shown = show(step, &payload.concat(), &id, now, &mut *self)?;
+                let draw = step.verify(&id, now)?;
+                let mut shown = show(&step.challenge.claimed().set, &draw, &payload.concat(), &mut *self)?;
                 if self.manner == Manner::Lying
                     && let Some(byte) = shown.payload.first_mut()
                 {

@@ -5,10 +5,10 @@
 //! and signing them would be evidence against it.
 
 use super::blocks::{encode_blocks, verify_blocks};
-use super::draw::Drawn;
-use super::set::{SetShard, open_set};
+use super::draw::{Draw, Drawn};
+use super::set::{SetShard, SetTop, open_set};
 use super::{AuditError, exchange};
-use crate::ids::{NodeId, Timestamp};
+use crate::ids::Timestamp;
 use crate::wire::{ErrorCode, Proof, RevealStep, WireError};
 
 /// Where a node reads what it holds.
@@ -50,20 +50,13 @@ impl Shown {
     }
 }
 
-/// Reads what a reveal draws: of every drawn shard its outboard once and each hash group with a drawn block once.
+/// Reads what a reveal draws, which [`RevealStep::verify`] gave: of every drawn shard its outboard once and each hash group
+/// with a drawn block once.
 ///
 /// # Errors
-/// [`WireError`]: the reveal is not one that this node has to answer, or the set is not the challenge's.
-pub fn show(
-    step: &RevealStep,
-    set: &[u8],
-    node: &NodeId,
-    now: Timestamp,
-    store: &mut dyn HeldShards,
-) -> Result<Shown, WireError> {
-    let draw = step.verify(node, now)?;
-    let drawn = open_set(&step.challenge.claimed().set, &draw, set);
-    let drawn = drawn.map_err(|error| WireError::malformed(error.to_string()))?;
+/// [`WireError`]: the set is not the challenge's.
+pub fn show(top: &SetTop, draw: &Draw, set: &[u8], store: &mut dyn HeldShards) -> Result<Shown, WireError> {
+    let drawn = open_set(top, draw, set).map_err(|error| WireError::malformed(error.to_string()))?;
     let most = exchange::payload_len(&drawn, &vec![Ok(()); drawn.len()]);
     let mut payload = Vec::with_capacity(most.map_err(|error| WireError::malformed(error.to_string()))?);
     let codes = drawn.iter().map(|drawn| {

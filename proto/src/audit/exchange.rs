@@ -4,6 +4,7 @@
 //! decides when to audit or what follows from it. Both ends and the verifier of transcripts use these very functions.
 
 use core::time::Duration;
+use std::collections::BTreeMap;
 
 use super::blocks::{blocks_len, verify_blocks};
 use super::draw::{Draw, DrawSeed, Drawn};
@@ -301,17 +302,11 @@ pub fn judge(auditor: &Auditor<'_>, answer: &Answer<'_>) -> Result<Findings, Wir
                     Err(_) => findings.wrong.push(root),
                 }
             }
-            Err(ErrorCode::NotHeld | ErrorCode::Damaged) => {
-                let receipt = auditor.receipts.iter().any(|receipt| {
-                    receipt.node() == proof.node
-                        && receipt.claims(&root, length, proof.answered_at)
-                        && receipt.verify().is_ok()
-                });
-                findings.not_held.push(NotHeld { root, receipt });
-            }
+            Err(ErrorCode::NotHeld | ErrorCode::Damaged) => findings.not_held.push(NotHeld { root, receipt: false }),
             Err(_) => findings.unread.push(root),
         }
     }
+    hold_against(auditor, proof, &mut findings.not_held);
     let allowed = auditor.slot.claimed().class.deadline(auditor.challenge.claimed().samples) + answer.round_trip;
     findings.outcome = if !findings.wrong.is_empty() {
         Outcome::Wrong
@@ -325,6 +320,35 @@ pub fn judge(auditor: &Auditor<'_>, answer: &Answer<'_>) -> Result<Findings, Wir
         Outcome::Passed
     };
     Ok(findings)
+}
+
+/// Marks the shards that the node's own receipts say it holds. Each receipt is passed over once and its signature checked once
+/// at most, whatever a transcript's keeper has heaped up.
+fn hold_against(auditor: &Auditor<'_>, proof: &Proof, not_held: &mut [NotHeld]) {
+    let lengths: BTreeMap<ShardRoot, u32> =
+        auditor.drawn.iter().map(|drawn| (drawn.shard.root, drawn.shard.length_bytes)).collect();
+    let mut open: BTreeMap<ShardRoot, (u64, &mut NotHeld)> = not_held
+        .iter_mut()
+        .filter_map(|shard| Some((shard.root, (u64::from(*lengths.get(&shard.root)?), shard))))
+        .collect();
+    for receipt in auditor.receipts.iter().filter(|receipt| receipt.node() == proof.node) {
+        if open.is_empty() {
+            return;
+        }
+        let claimed: Vec<ShardRoot> = receipt
+            .claimed_at(proof.answered_at)
+            .filter(|(root, length)| open.get(root).is_some_and(|(known, _)| known == length))
+            .map(|(root, _)| root)
+            .collect();
+        if claimed.is_empty() || receipt.verify().is_err() {
+            continue;
+        }
+        for root in claimed {
+            if let Some((_, shard)) = open.remove(&root) {
+                shard.receipt = true;
+            }
+        }
+    }
 }
 
 /// Whether the times of two clocks can belong to one audit: each clock goes forward, and they are not further apart than

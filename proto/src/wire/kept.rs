@@ -57,6 +57,21 @@ impl KeptReceipt {
         named && now < self.until()
     }
 
+    /// The shards with their lengths that it says the node holds at `now`; the signature is not looked at.
+    pub fn claimed_at(&self, now: Timestamp) -> impl Iterator<Item = (ShardRoot, u64)> + '_ {
+        let (one, many, from) = match self {
+            Self::Put(receipt) => {
+                let receipt = receipt.claimed();
+                (Some((receipt.root, receipt.length_bytes)), None, receipt.issued_at)
+            }
+            Self::Renewal(receipt) => {
+                (None, Some(receipt.claimed().shards.iter().copied()), receipt.claimed().issued_at)
+            }
+        };
+        let counts = from <= now && now < self.until();
+        one.into_iter().chain(many.into_iter().flatten()).filter(move |_| counts)
+    }
+
     /// Whether the named node signed it.
     ///
     /// # Errors

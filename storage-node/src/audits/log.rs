@@ -17,6 +17,8 @@ const TRANSCRIPTS_FOLDER: &str = "transcripts";
 /// Bytes of one of the two files.
 const LOG_MAX_BYTES: u64 = 16 * 1024 * 1024;
 const TRANSCRIPTS_MAX: usize = 256;
+/// Bytes of all transcripts together.
+const TRANSCRIPTS_MAX_BYTES: u64 = 64 * 1024 * 1024;
 const LINE_MAX_BYTES: usize = 4096;
 
 /// One audit as its node keeps it.
@@ -78,11 +80,17 @@ impl AuditLog {
     fn keep(&self, at_ms: u64, bytes: &[u8]) -> io::Result<PathBuf> {
         let folder = self.folder.join(TRANSCRIPTS_FOLDER);
         fs::create_dir_all(&folder)?;
-        let mut names: Vec<_> = fs::read_dir(&folder)?.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        let sized = |entry: fs::DirEntry| Some((entry.path(), entry.metadata().ok()?.len()));
+        let mut names: Vec<_> = fs::read_dir(&folder)?.filter_map(|entry| sized(entry.ok()?)).collect();
         names.sort();
-        let surplus = (names.len() + 1).saturating_sub(TRANSCRIPTS_MAX);
-        for path in names.iter().take(surplus) {
+        let mut kept_bytes = names.iter().map(|(_, length)| length).sum::<u64>() + bytes.len() as u64;
+        let mut kept = names.len() + 1;
+        for (path, length) in &names {
+            if kept <= TRANSCRIPTS_MAX && kept_bytes <= TRANSCRIPTS_MAX_BYTES {
+                break;
+            }
             fs::remove_file(path)?;
+            (kept, kept_bytes) = (kept - 1, kept_bytes.saturating_sub(*length));
         }
         let name = format!("{at_ms:016}-{}.transcript", blake3::hash(bytes).to_hex().get(..8).unwrap_or(""));
         let path = folder.join(name);
@@ -159,5 +167,18 @@ mod tests {
         }
         let kept = fs::read_dir(folder.path().join(TRANSCRIPTS_FOLDER)).expect("it is there").count();
         assert_eq!(kept, TRANSCRIPTS_MAX);
+    }
+
+    #[test]
+    fn large_transcripts_do_not_fill_the_disk() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let log = AuditLog::new(folder.path().to_owned());
+        let large = vec![7; 4 * 1024 * 1024];
+        for at in 0..40 {
+            log.note(audit(at), Some(&large)).expect("a disk");
+        }
+        let kept = fs::read_dir(folder.path().join(TRANSCRIPTS_FOLDER)).expect("it is there");
+        let bytes: u64 = kept.map(|entry| entry.expect("a file").metadata().expect("a file").len()).sum();
+        assert_eq!(bytes, TRANSCRIPTS_MAX_BYTES);
     }
 }

@@ -4,30 +4,34 @@
 //! what is shown for it are `dolmen_proto::audit`'s.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use dolmen_proto::audit::{AuditClass, HeldShards, Outcome, SetShard, Transcript, show};
+use dolmen_proto::audit::{AuditClass, Draw, DrawKind, HeldShards, Outcome, SetShard, Transcript, show};
 use dolmen_proto::ids::Timestamp;
-use dolmen_proto::limits::{AUDIT_PAYLOAD_MAX_BYTES, AUDIT_SLOT_LIFE};
+use dolmen_proto::limits::{AUDIT_PAYLOAD_MAX_BYTES, AUDIT_SLOT_LIFE, REQUEST_LIFE};
 use dolmen_proto::wire::{
     Challenge, CloseStep, ErrorCode, Proof, ProveReply, ProveRequest, Refusal, Reply, RevealStep, Signed, Slot,
     WireError,
 };
 
 use super::{Service, code_of};
+use crate::admission::RateLimiter;
 use crate::audits::{Asker, AuditBudget, AuditLog, LoggedAudit};
 use crate::disk::Disk;
 use crate::store::ShardState;
 use crate::subnet::Subnet;
 
-/// Attempts that are kept in mind, so that none is answered twice.
-const ANSWERED_MAX: usize = 4096;
+/// Slots that are kept in mind, so that no attempt is answered twice; what was asked before these counts as asked again.
+const SLOTS_MAX: usize = 4096;
 /// Answers of which the blocks are kept until the auditor says what it made of them.
 const OPEN_MAX: usize = 8;
 /// When an auditor may ask a node again that reads its disks.
 const NOT_NOW: Duration = Duration::from_secs(60);
+/// Closes that one subnet has noted at once, and a minute in the long run: more would push others out of the log.
+const CLOSES_BURST: u32 = 256;
+const CLOSES_PER_MINUTE: u32 = 4;
 
 /// What a node has in mind of audits.
 #[derive(Debug)]
@@ -35,14 +39,44 @@ pub(super) struct Audits {
     budget: AuditBudget,
     class: AuditClass,
     log: Option<AuditLog>,
-    answered: Mutex<Answered>,
+    closes: RateLimiter,
+    slots: Mutex<Slots>,
 }
 
 #[derive(Debug, Default)]
-struct Answered {
-    attempts: BTreeMap<([u8; 32], u32), ()>,
-    order: VecDeque<([u8; 32], u32)>,
+struct Slots {
+    known: BTreeMap<[u8; 32], Known>,
+    order: VecDeque<[u8; 32]>,
+    /// Of slots from before this time nothing is known: the node began then, or has forgotten some since.
+    known_from: Option<Timestamp>,
     open: VecDeque<Open>,
+}
+
+/// What came of a slot.
+#[derive(Debug, Clone, Copy, Default)]
+struct Known {
+    issued_at: Timestamp,
+    /// A bit for each attempt that was asked.
+    attempts: u32,
+    closed: bool,
+}
+
+impl Slots {
+    /// What is known of a slot; the oldest is forgotten when there are too many.
+    fn of(&mut self, slot: &Signed<Slot>) -> &mut Known {
+        let (hash, issued_at) = (slot.body_hash(), slot.claimed().issued_at);
+        if !self.known.contains_key(&hash) {
+            if self.order.len() >= SLOTS_MAX
+                && let Some(oldest) = self.order.pop_front()
+                && let Some(gone) = self.known.remove(&oldest)
+            {
+                let after = gone.issued_at.after(Duration::from_millis(1));
+                self.known_from = Some(self.known_from.map_or(after, |from| from.max(after)));
+            }
+            self.order.push_back(hash);
+        }
+        self.known.entry(hash).or_insert(Known { issued_at, ..Known::default() })
+    }
 }
 
 /// An answer that the auditor has not closed yet.
@@ -56,11 +90,16 @@ struct Open {
 
 impl Audits {
     pub(super) fn new(samples_per_hour: u64, class: AuditClass, log: Option<AuditLog>) -> Self {
-        Self { budget: AuditBudget::new(samples_per_hour), class, log, answered: Mutex::default() }
+        let closes = RateLimiter::new(CLOSES_BURST, CLOSES_PER_MINUTE);
+        Self { budget: AuditBudget::new(samples_per_hour), class, log, closes, slots: Mutex::default() }
     }
 
     pub(super) const fn samples_per_hour(&self) -> u64 {
         self.budget.per_hour()
+    }
+
+    fn slots(&self) -> MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) const fn class(&self) -> AuditClass {
@@ -84,7 +123,7 @@ impl<D: Disk> Service<D> {
                 self.grant_slot(challenge, now, from).map(|slot| Reply::Prove(ProveReply::Slot(slot)))
             }
             ProveRequest::Close(step) => {
-                self.note_close(step, now)?;
+                self.note_close(step, now, from)?;
                 Ok(Reply::Prove(ProveReply::Noted))
             }
             ProveRequest::Reveal(_) => {
@@ -100,7 +139,8 @@ impl<D: Disk> Service<D> {
         from: Option<Subnet>,
     ) -> Result<Signed<Slot>, WireError> {
         let asked = challenge.verify(&self.node, now)?;
-        let asker = from.map_or(Asker::Key(asked.auditor), Asker::Subnet);
+        let asker = asker_of(from, asked.auditor);
+        self.audits.slots().known_from.get_or_insert(now);
         let held = self.store.usage().live_bytes;
         let refused = if !self.has_books() {
             Some((Refusal::NotNow, NOT_NOW))
@@ -120,50 +160,67 @@ impl<D: Disk> Service<D> {
         Ok(Signed::sign(slot, &self.key))
     }
 
-    /// Answers a reveal; blocks on the disk. `clock` is read when the blocks are there.
+    /// Whether a reveal is to be answered, before anything of its set is taken in; gives the draw. A slot is paid for once: for
+    /// its first attempt soon after it was granted. Whatever comes later or again is paid for by who asks.
+    ///
+    /// # Errors
+    /// What the auditor is told.
+    pub fn admit_reveal(&self, step: &RevealStep, now: Timestamp, from: Option<Subnet>) -> Result<Draw, WireError> {
+        let draw = step.verify(&self.node, now)?;
+        let (reveal, challenge) = (step.reveal.claimed(), step.challenge.claimed());
+        let bit = 1u32.checked_shl(reveal.attempt).unwrap_or(0);
+        let mut slots = self.audits.slots();
+        let known_from = *slots.known_from.get_or_insert(now);
+        let known = slots.of(&step.slot);
+        if known.attempts & bit != 0 {
+            return Err(WireError::new(ErrorCode::TooMany, "this attempt was answered"));
+        }
+        let paid = known.attempts == 0 && known.issued_at >= known_from && now.since(known.issued_at) <= REQUEST_LIFE;
+        if !paid {
+            let asker = asker_of(from, challenge.auditor);
+            self.audits
+                .budget
+                .take_again(asker, challenge.samples, now)
+                .map_err(|wait| WireError::new(ErrorCode::Busy, "asked again too often").with_retry_after(wait))?;
+        }
+        known.attempts |= bit;
+        Ok(draw)
+    }
+
+    /// Answers a reveal that was admitted; blocks on the disk. `clock` is read when the blocks are there.
     ///
     /// # Errors
     /// What the auditor is told.
     pub fn prove_reveal(
         &self,
         step: &RevealStep,
+        draw: &Draw,
         set: Bytes,
+        from: Option<Subnet>,
         clock: impl Fn() -> Timestamp,
     ) -> Result<(Signed<Proof>, Bytes), WireError> {
-        // A slot that this node signed once tells who may come here: nothing is read before it is checked.
-        step.verify(&self.node, clock())?;
-        self.answer_once(step)?;
-        let shown = show(step, &set, &self.node, clock(), &mut Held(self))?;
+        let challenge = step.challenge.claimed();
+        let shown = show(&challenge.set, draw, &set, &mut Held(self))?;
+        if challenge.draw == DrawKind::Mixed {
+            let proven = shown.codes.iter().all(Result::is_ok);
+            self.audits.budget.proved(asker_of(from, challenge.auditor), proven);
+        }
         let proof = Signed::sign(shown.statement(step, clock()), &self.key);
         let payload = Bytes::from(shown.payload);
         if self.audits.log.is_some() {
-            let mut answered = self.audits.answered.lock().unwrap_or_else(PoisonError::into_inner);
-            if answered.open.len() >= OPEN_MAX {
-                answered.open.pop_front();
+            let mut slots = self.audits.slots();
+            let slot_hash = step.slot.body_hash();
+            slots.open.retain(|open| open.step.reveal.claimed().slot_hash != slot_hash);
+            if slots.open.len() >= OPEN_MAX {
+                slots.open.pop_front();
             }
             let open = Open { step: step.clone(), set, proof: proof.clone(), payload: payload.clone() };
-            answered.open.push_back(open);
+            slots.open.push_back(open);
         }
         Ok((proof, payload))
     }
 
-    fn answer_once(&self, step: &RevealStep) -> Result<(), WireError> {
-        let reveal = step.reveal.claimed();
-        let attempt = (reveal.slot_hash, reveal.attempt);
-        let mut answered = self.audits.answered.lock().unwrap_or_else(PoisonError::into_inner);
-        if answered.attempts.insert(attempt, ()).is_some() {
-            return Err(WireError::new(ErrorCode::TooMany, "this attempt was answered"));
-        }
-        answered.order.push_back(attempt);
-        if answered.order.len() > ANSWERED_MAX
-            && let Some(oldest) = answered.order.pop_front()
-        {
-            answered.attempts.remove(&oldest);
-        }
-        Ok(())
-    }
-
-    fn note_close(&self, step: &CloseStep, now: Timestamp) -> Result<(), WireError> {
+    fn note_close(&self, step: &CloseStep, now: Timestamp, from: Option<Subnet>) -> Result<(), WireError> {
         let unfit = || WireError::new(ErrorCode::Unauthorised, "what is closed is no audit of this node");
         let (challenge, close) = (step.challenge.claimed(), step.close.claimed());
         // An audit may be closed a day after it began, so the time of the challenge is not looked at.
@@ -180,6 +237,11 @@ impl<D: Disk> Service<D> {
             return Err(unfit());
         }
         let Some(log) = &self.audits.log else { return Ok(()) };
+        // Refused slots are free and not kept in mind.
+        let again = slot.refused.is_none() && std::mem::replace(&mut self.audits.slots().of(&step.slot).closed, true);
+        if again || self.audits.closes.take(from, now).is_err() {
+            return Ok(());
+        }
         let open = self.take_open(step);
         let transcript = open.filter(|_| close.outcome != Outcome::Passed).map(|open| Transcript {
             challenge: step.challenge.clone(),
@@ -210,10 +272,10 @@ impl<D: Disk> Service<D> {
 
     /// The answer that a close is about.
     fn take_open(&self, step: &CloseStep) -> Option<Open> {
-        let mut answered = self.audits.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slots = self.audits.slots();
         let slot_hash = step.slot.body_hash();
-        let place = answered.open.iter().position(|open| open.step.reveal.claimed().slot_hash == slot_hash)?;
-        answered.open.remove(place)
+        let place = slots.open.iter().position(|open| open.step.reveal.claimed().slot_hash == slot_hash)?;
+        slots.open.remove(place)
     }
 
     /// Memory that the answer to a reveal takes.
@@ -223,6 +285,11 @@ impl<D: Disk> Service<D> {
         let set = usize::try_from(step.set_bytes).unwrap_or(usize::MAX);
         set.saturating_add(samples.saturating_mul(2048).min(AUDIT_PAYLOAD_MAX_BYTES))
     }
+}
+
+/// Who counts as one.
+fn asker_of(from: Option<Subnet>, auditor: [u8; 32]) -> Asker {
+    from.map_or(Asker::Key(auditor), Asker::Subnet)
 }
 
 /// An outcome as it stands in the log and in JSON.

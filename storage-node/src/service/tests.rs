@@ -16,6 +16,7 @@ use super::*;
 use crate::disk::FileDisk;
 use crate::store::{DataFolder, IndexPlace, StoreOptions, initialise};
 
+mod audits;
 mod harness;
 mod heads;
 mod leases;
