@@ -95,6 +95,11 @@ fn show_view(terminal: Terminal, path: &Path, view: &TranscriptView) {
     }
     terminal.json(&value);
     let verdict = match (view.outcome, view.hard_evidence) {
+        ("passed", _) if view.draw == "each" => format!(
+            "the node could show one block of each of {} shards, {} in all",
+            view.shards_drawn,
+            size(view.set_bytes)
+        ),
         ("passed", _) => format!(
             "the node could show {} blocks of {} shards, drawn out of {} in {} shards; lacking 1 % of them it would have been \
              found out with {:.1} %",
@@ -106,6 +111,10 @@ fn show_view(terminal: Terminal, path: &Path, view: &TranscriptView) {
         ),
         (outcome, true) => format!(
             "{outcome}: the node's own signature convicts it, over {} of {} shards; nobody has to be trusted for that",
+            view.shards_failed, view.shards_drawn
+        ),
+        ("not_held", false) => format!(
+            "not_held: the node says itself that it lacks {} of {} shards; its receipt is not beside it, so no promise is shown to be broken",
             view.shards_failed, view.shards_drawn
         ),
         (outcome, false) => format!("{outcome}: that is the auditor's word, and proves nothing to others"),
