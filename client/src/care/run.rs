@@ -251,7 +251,7 @@ impl StewardRun {
                 match plan(&state, now) {
                     Ok(Some(plan)) => {
                         tally.planned += 1;
-                        let delay = turn_delay(&stewards, &own, plan.segment, plan.urgency);
+                        let delay = turn_delay(stewards, &own, plan.segment, plan.urgency);
                         if let Err(error) = kept.queue.offer(plan, now.after(delay)) {
                             tracing::warn!(%error, "a repair has to wait");
                         }

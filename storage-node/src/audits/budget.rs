@@ -340,7 +340,7 @@ mod tests {
         for number in 0..3000 {
             let _ = budget.take(key(number), u64::MAX, TB, 1, START);
         }
-        let state = budget.state.lock().unwrap();
+        let state = budget.state.lock().expect("nobody panicked");
         assert!(state.askers.len() <= ASKERS_MAX);
         assert!(state.askers.values().all(|share| share.claimed_bytes <= TB));
     }
