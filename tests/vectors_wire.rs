@@ -20,10 +20,10 @@ use dolmen_proto::sign::{self, SignatureKind};
 use dolmen_proto::wire::frame::{LENGTH_BYTES, encode_reply, encode_request, parse_reply, parse_request};
 use dolmen_proto::wire::{
     Accepting, BeaconRound, Challenge, Close, CloseStep, DeleteBody, DeleteRequest, DescribeReply, ErrorCode,
-    GetHeadRequest, GetReply, GetRequest, GrantRights, LeaseItem, LeaseTerms, ListBody, ListReply, ListRequest,
-    NodeRecord, OperatorClaim, Proof, ProveReply, ProveRequest, PutHeadReply, PutHeadRequest, PutRequest, Receipt,
-    Refusal, RenewBody, RenewReceipt, RenewReply, RenewRequest, Reply, Request, Reveal, RevealStep, ShardStatus,
-    Signed, Slot, StewardGrant, Successor, WireError,
+    GetHeadRequest, GetReply, GetRequest, GrantRights, KeptReceipt, LeaseItem, LeaseTerms, ListBody, ListReply,
+    ListRequest, NodeRecord, OperatorClaim, Proof, ProveReply, ProveRequest, PutHeadReply, PutHeadRequest, PutRequest,
+    Receipt, Refusal, RenewBody, RenewReceipt, RenewReply, RenewRequest, Reply, Request, Reveal, RevealStep,
+    ShardStatus, Signed, Slot, StewardGrant, Successor, WireError,
 };
 use ed25519_dalek::SigningKey;
 use serde_json::{Value, json};
@@ -130,6 +130,14 @@ fn renew_receipt() -> RenewReceipt {
         issued_at: NOW,
         shards: vec![(root(1), 16_384)],
     }
+}
+
+fn kept_of_put() -> KeptReceipt {
+    KeptReceipt::of_put(&Signed::sign(Receipt::for_terms(&terms(), NOW), &key(NODE)))
+}
+
+fn kept_of_renewal() -> KeptReceipt {
+    KeptReceipt::of_renewal(&Signed::sign(renew_receipt(), &key(NODE)))
 }
 
 fn challenge() -> Signed<Challenge> {
@@ -250,6 +258,7 @@ fn requests() -> Vec<(&'static str, Request)> {
         ("put_head", Request::PutHead(PutHeadRequest { point, head, until: NOW.after(limits::LEASE_DEFAULT) })),
         ("get_head", Request::GetHead(GetHeadRequest { point, key: None })),
         ("get_head_of_a_key", Request::GetHead(GetHeadRequest { point, key: Some(public(9)) })),
+        ("moved", Request::Moved(vec![kept_of_put(), kept_of_renewal()])),
     ]
 }
 
@@ -324,6 +333,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
         ("put_head_lost", Reply::PutHead(PutHeadReply { accepted: false, current: Some(other.clone()) })),
         ("get_head", Reply::GetHead(vec![other])),
         ("get_head_nothing", Reply::GetHead(vec![])),
+        ("moved", Reply::Moved(vec![Ok(()), Err(ErrorCode::Expired)])),
     ]
 }
 
@@ -378,6 +388,12 @@ fn broken_headers() -> Vec<(&'static str, Vec<u8>)> {
         ("request_stat_of_a_short_root", [&[0x22, 0x21, 0x0a, 0x1f][..], &[7; 31], &[0x78, 0x01]].concat()),
         ("request_put_without_a_lease", vec![0x12, 0x00, 0x78, 0x01]),
         ("request_put_head_empty", [&[0x4a, 0x22, 0x0a, 0x20][..], &[7; 32], &[0x78, 0x01]].concat()),
+        ("request_moved_without_a_receipt", vec![0x5a, 0x00, 0x78, 0x01]),
+        ("request_moved_with_an_empty_receipt", vec![0x5a, 0x02, 0x0a, 0x00, 0x78, 0x01]),
+        ("request_moved_with_a_receipt_of_an_unknown_kind", vec![0x5a, 0x03, 0x0a, 0x01, 0x03, 0x78, 0x01]),
+        ("request_moved_with_129_receipts", {
+            header(encode_request(&Request::Moved((0..129).map(|_| kept_of_put()).collect())))
+        }),
         ("reply_empty", Vec::new()),
         ("reply_error_of_code_zero", vec![0x0a, 0x02, 0x08, 0x00]),
         ("reply_cut_off", reply_header("put")[..60].to_vec()),

@@ -151,6 +151,12 @@ pub const HEAD_SEQUENCE_LEAP_MAX: u64 = 1000;
 pub const WIRE_HEADER_MAX_BYTES: usize = 64 * 1024;
 /// Most roots in one `Stat`, `Renew` or `Delete`.
 pub const ROOTS_PER_CALL_MAX: usize = 1024;
+/// Most receipts in one `Moved`.
+pub const MOVED_RECEIPTS_MAX: usize = 128;
+/// Most bytes that a writer puts into one `Moved`; the rest of the header is for what protobuf adds.
+pub const MOVED_BYTES_MAX: usize = 60 * 1024;
+/// How long after a node is gone what it held has to be held elsewhere, for it to count as moved.
+pub const MOVED_LEASE_MIN: Duration = Duration::from_secs(7 * 86_400);
 /// Most leases that one `List` answers with.
 pub const LEASES_PER_LIST_MAX: usize = 256;
 /// Longest message of an error on the wire.
@@ -276,6 +282,8 @@ const _: () = {
     assert!(HEAD_NODES_PER_POINT == HEAD_NAMED_PER_POINT / 2 + 1, "those that hold a head are most of those named");
     assert!(HEADS_PER_POINT_MAX * HEAD_MAX_BYTES < WIRE_HEADER_MAX_BYTES, "all heads of a point fit a reply");
     assert!(ROOTS_PER_CALL_MAX * 56 < WIRE_HEADER_MAX_BYTES, "a full call fits a header");
+    assert!(MOVED_BYTES_MAX + MOVED_RECEIPTS_MAX * 4 + 64 < WIRE_HEADER_MAX_BYTES, "what was moved fits a header");
+    assert!(RECEIPT_MAX_BYTES < MOVED_BYTES_MAX, "every receipt of a document can be shown");
     assert!(CLOCK_SKEW_MAX.as_secs() < EXPIRY_SKEW.as_secs());
     assert!(CLOCK_SKEW_MAX.as_secs() < REQUEST_LIFE.as_secs());
     assert!(AUDIT_BLOCK_BYTES << HASH_GROUP_LOG2_CHUNKS == HASH_GROUP_BYTES);

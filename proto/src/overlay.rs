@@ -10,120 +10,19 @@ use crate::codec::{
     write_header,
 };
 use crate::head::PlacedSegment;
-use crate::ids::{NodeId, SegmentId, ShardIndex, ShardRoot, Timestamp};
+use crate::ids::{SegmentId, ShardIndex, Timestamp};
 use crate::limits::{BLOB_MAX_BYTES, OVERLAY_FURTHER_SEGMENTS_MAX, RECEIPT_MAX_BYTES, SHARDS_MAX};
 use crate::table::NodeEntry;
 use crate::tree::{
     BlobKind, BlobPointer, BlobSink, BuildError, CountedTree, Node, TreeItem, TreeLabel, put_blob, resolve_segment,
 };
-use crate::wire::{Receipt, RenewReceipt, Signed, WireError};
+use crate::wire::KeptReceipt;
 
 /// One blob of an overlay's tree of rows.
 pub type OverlayBlob = Node<OverlayRow>;
 
 /// The least that a placed segment takes when encoded.
 const PLACED_SEGMENT_MIN_BYTES: usize = 76;
-
-/// A node's signed statement that it holds a shard, as it was received: 1 to [`RECEIPT_MAX_BYTES`] bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum KeptReceipt {
-    /// The receipt of a put.
-    Put(Bytes),
-    /// The receipt of a renewal, which covers other shards too.
-    Renewal(Bytes),
-}
-
-/// Why a receipt does not count; its node's fault or that of whoever shows it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ReceiptError {
-    /// It does not parse or is not signed by the node.
-    #[error(transparent)]
-    Wire(#[from] WireError),
-    /// It is of another node than the one that is said to hold the shard.
-    #[error("the receipt is of another node")]
-    OtherNode,
-    /// It does not cover the shard, or with another length.
-    #[error("the receipt is for another shard")]
-    OtherShard,
-    /// It has run out.
-    #[error("the receipt has run out")]
-    Expired,
-}
-
-impl KeptReceipt {
-    /// A receipt of a put as it is kept.
-    #[must_use]
-    pub fn of_put(receipt: &Signed<Receipt>) -> Self {
-        Self::Put(receipt.encode().into())
-    }
-
-    /// A receipt of a renewal as it is kept. One of more than
-    /// [`OVERLAY_RENEWAL_SHARDS_MAX`](crate::limits::OVERLAY_RENEWAL_SHARDS_MAX) shards may be too long for a row.
-    #[must_use]
-    pub fn of_renewal(receipt: &Signed<RenewReceipt>) -> Self {
-        Self::Renewal(receipt.encode().into())
-    }
-
-    /// The signed bytes.
-    #[must_use]
-    pub const fn bytes(&self) -> &Bytes {
-        match self {
-            Self::Put(bytes) | Self::Renewal(bytes) => bytes,
-        }
-    }
-
-    /// Until when `node` has promised to hold this shard of this length, if that is later than `now`.
-    ///
-    /// # Errors
-    /// [`ReceiptError`]: the receipt says something else, was not signed by the node, or has run out.
-    pub fn holds(
-        &self,
-        node: NodeId,
-        root: ShardRoot,
-        length_bytes: u64,
-        now: Timestamp,
-    ) -> Result<Timestamp, ReceiptError> {
-        // Cheap comparisons come first: a signature is checked only where it would count.
-        match self {
-            Self::Put(bytes) => {
-                let signed = Signed::<Receipt>::decode(bytes.clone())?;
-                let said = signed.claimed();
-                let covered = (said.root, said.length_bytes) == (root, length_bytes);
-                let until = check_claim(said.node == node, covered, said.until, now)?;
-                signed.signed_by(node.as_bytes())?;
-                Ok(until)
-            }
-            Self::Renewal(bytes) => {
-                let signed = Signed::<RenewReceipt>::decode(bytes.clone())?;
-                let said = signed.claimed();
-                let covered = said.shards.contains(&(root, length_bytes));
-                let until = check_claim(said.node == node, covered, said.until, now)?;
-                signed.signed_by(node.as_bytes())?;
-                Ok(until)
-            }
-        }
-    }
-
-    /// Until when its node claims to hold what it names; not checked against the signature.
-    ///
-    /// # Errors
-    /// [`WireError`] when it does not parse.
-    pub fn claimed_until(&self) -> Result<Timestamp, WireError> {
-        match self {
-            Self::Put(bytes) => Ok(Signed::<Receipt>::decode(bytes.clone())?.claimed().until),
-            Self::Renewal(bytes) => Ok(Signed::<RenewReceipt>::decode(bytes.clone())?.claimed().until),
-        }
-    }
-}
-
-fn check_claim(same_node: bool, covered: bool, until: Timestamp, now: Timestamp) -> Result<Timestamp, ReceiptError> {
-    match (same_node, covered, until > now) {
-        (false, _, _) => Err(ReceiptError::OtherNode),
-        (true, false, _) => Err(ReceiptError::OtherShard),
-        (true, true, false) => Err(ReceiptError::Expired),
-        (true, true, true) => Ok(until),
-    }
-}
 
 /// A further place of a shard.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -109,6 +109,7 @@ impl Node {
             state_folder: folders.state_folder,
             absent: folders.absent,
             started,
+            leaving_count: Mutex::new(None),
             stop: stopping,
         });
         background.publish_now(&addresses);
@@ -265,7 +266,8 @@ fn open_service(config: &NodeConfig, identity: &Identity) -> Result<(Arc<Service
         audit_samples_per_hour: config.audit_samples_per_hour(),
         audit_class: config.disk_class.into(),
         audit_log: Some(folders.state_folder.clone()),
-        leaving_until: leaving::read(&folders.state_folder)
+        moved_log: Some(folders.state_folder.clone()),
+        leaving: leaving::read(&folders.state_folder)
             .map_err(|source| NodeError::System { action: "read whether this node goes", source })?,
         ..ServiceOptions::default()
     };

@@ -7,6 +7,7 @@
 mod get;
 mod heads;
 mod items;
+mod moved;
 mod prove;
 mod put;
 mod upkeep;
@@ -24,6 +25,7 @@ use dolmen_proto::wire::{self, Accepting, DescribeReply, ErrorCode, NodeRecord, 
 use ed25519_dalek::SigningKey;
 
 pub use self::get::{GetPlan, PIECE_MAX_BYTES};
+pub use self::moved::LeavingCount;
 pub use self::put::{Pending, PutInProgress, PutStart, Settlement};
 pub use self::upkeep::ExpiryReport;
 use crate::accounts::{Ledger, LedgerUsage, QuotaPolicy, charged_bytes};
@@ -34,6 +36,7 @@ use crate::clock::ClockGuard;
 use crate::config::AcceptingMode;
 use crate::disk::Disk;
 use crate::lease::payer_of;
+use crate::leaving::{Leaving, Moved};
 use crate::store::{FolderState, Store, StoreError};
 use crate::subnet::Subnet;
 
@@ -73,7 +76,9 @@ pub struct ServiceOptions {
     /// Where audits are noted for the operator; `None`: nowhere.
     pub audit_log: Option<PathBuf>,
     /// When the node goes away, where its operator said so.
-    pub leaving_until: Option<Timestamp>,
+    pub leaving: Option<Leaving>,
+    /// Where it is noted what others hold of a node that goes; `None`: in memory.
+    pub moved_log: Option<PathBuf>,
     /// Name and version of the software, as `Describe` gives it.
     pub software: String,
 }
@@ -92,7 +97,8 @@ impl Default for ServiceOptions {
             audit_samples_per_hour: 1800,
             audit_class: AuditClass::Spinning,
             audit_log: None,
-            leaving_until: None,
+            leaving: None,
+            moved_log: None,
             software: concat!("dolmen/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
     }
@@ -121,8 +127,8 @@ pub struct Service<D: Disk> {
     accepting: AtomicU8,
     record: RwLock<Option<Signed<NodeRecord>>>,
     audits: prove::Audits,
-    /// When the node goes away, in milliseconds since the epoch; 0: it stays.
-    leaving_until_ms: AtomicU64,
+    leaving: RwLock<Option<Leaving>>,
+    moved: Moved,
 }
 
 impl<D: Disk> Service<D> {
@@ -156,7 +162,8 @@ impl<D: Disk> Service<D> {
                 options.audit_class,
                 options.audit_log.clone().map(AuditLog::new),
             ),
-            leaving_until_ms: AtomicU64::new(options.leaving_until.map_or(0, |until| until.as_unix_ms())),
+            leaving: RwLock::new(options.leaving),
+            moved: options.moved_log.as_deref().map(Moved::new).unwrap_or_default(),
             options,
             store,
         };
@@ -228,6 +235,7 @@ impl<D: Disk> Service<D> {
             Request::Prove(prove) => self.prove(prove, now, from),
             Request::PutHead(put) => self.put_head(put, now, from),
             Request::GetHead(get) => self.get_head(get),
+            Request::Moved(receipts) => self.note_moved(receipts, now),
             Request::Put(_) | Request::Get(_) => {
                 Err(WireError::new(ErrorCode::Internal, "a call with payload took the way of those without"))
             }
@@ -251,20 +259,26 @@ impl<D: Disk> Service<D> {
             record: self.record.read().unwrap_or_else(PoisonError::into_inner).clone(),
             audit_samples_per_hour: self.audits.samples_per_hour(),
             audit_class: self.audits.class(),
-            leaving_until: self.leaving_until(),
+            leaving_until: self.leaving().map(|leaving| leaving.until),
         }
     }
 
     /// When the node goes away, where its operator said so.
     #[must_use]
-    pub fn leaving_until(&self) -> Option<Timestamp> {
-        let until = self.leaving_until_ms.load(Ordering::Relaxed);
-        (until != 0).then(|| Timestamp::from_unix_ms(until))
+    pub fn leaving(&self) -> Option<Leaving> {
+        *self.leaving.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says that the node goes away then, or that it stays; it takes nothing new while it goes.
-    pub fn set_leaving(&self, until: Option<Timestamp>) {
-        self.leaving_until_ms.store(until.map_or(0, |until| until.as_unix_ms().max(1)), Ordering::Relaxed);
+    /// Says that the node goes away, or that it stays; it takes nothing new while it goes. What was noted as moved counts for
+    /// one going only.
+    ///
+    /// # Errors
+    /// What was noted cannot be removed; it counts no more all the same.
+    pub fn set_leaving(&self, leaving: Option<Leaving>) -> std::io::Result<()> {
+        let mut current = self.leaving.write().unwrap_or_else(PoisonError::into_inner);
+        let goes_on = current.map(|before| before.since) == leaving.map(|after| after.since);
+        *current = leaving;
+        if goes_on { Ok(()) } else { self.moved.forget() }
     }
 
     /// Takes in the record that the node published last; [`Service::describe`] hands it out.
@@ -272,10 +286,13 @@ impl<D: Disk> Service<D> {
         *self.record.write().unwrap_or_else(PoisonError::into_inner) = Some(record);
     }
 
-    /// Which puts the operator wants taken.
+    /// Which puts are taken: what the operator wants, and of a node that goes renewals at most.
     #[must_use]
     pub fn accepting(&self) -> AcceptingMode {
-        accepting_from_byte(self.accepting.load(Ordering::Relaxed))
+        match accepting_from_byte(self.accepting.load(Ordering::Relaxed)) {
+            AcceptingMode::All if self.leaving().is_some() => AcceptingMode::RenewOnly,
+            wanted => wanted,
+        }
     }
 
     /// Changes which puts are taken, until the next start.
@@ -288,9 +305,6 @@ impl<D: Disk> Service<D> {
     pub fn wire_accepting(&self) -> Accepting {
         if !self.has_books() {
             return Accepting::None;
-        }
-        if self.leaving_until().is_some() {
-            return Accepting::RenewOnly;
         }
         match self.accepting() {
             AcceptingMode::All => Accepting::All,

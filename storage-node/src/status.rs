@@ -73,6 +73,53 @@ pub struct DiskStatus {
     pub free_bytes: u64,
 }
 
+/// How far a node that goes has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeavingStatus {
+    /// When it goes, in milliseconds since the epoch.
+    pub until_ms: u64,
+    /// Since when it is going, likewise.
+    pub since_ms: u64,
+    /// When was counted what follows, likewise; 0: not yet, and all of it is 0.
+    pub counted_at_ms: u64,
+    /// Shards under a lease that nobody else is known to hold.
+    pub shards_here: u64,
+    /// Their bytes.
+    pub bytes_here: u64,
+    /// Shards under a lease that others are known to hold too.
+    pub shards_moved: u64,
+    /// Their bytes.
+    pub bytes_moved: u64,
+}
+
+impl LeavingStatus {
+    /// Whether the operator may stop the node: others hold whatever is under a lease here.
+    #[must_use]
+    pub const fn is_done(&self) -> bool {
+        self.counted_at_ms != 0 && self.shards_here == 0
+    }
+
+    /// Bytes that were moved in a second, on average since it is going; 0 where nothing was.
+    #[must_use]
+    pub fn bytes_per_second(&self) -> u64 {
+        let elapsed_ms = self.counted_at_ms.saturating_sub(self.since_ms);
+        self.bytes_moved.saturating_mul(1000).checked_div(elapsed_ms).unwrap_or(0)
+    }
+
+    /// When all will be elsewhere if that goes on as it did, in milliseconds since the epoch; `None`: nobody knows, because
+    /// nothing was moved so far.
+    #[must_use]
+    pub fn done_at_ms(&self) -> Option<u64> {
+        if self.bytes_moved == 0 {
+            return None;
+        }
+        let elapsed_ms = self.counted_at_ms.saturating_sub(self.since_ms);
+        let left_ms = u128::from(elapsed_ms) * u128::from(self.bytes_here) / u128::from(self.bytes_moved);
+        let left_ms = u64::try_from(left_ms).unwrap_or(u64::MAX);
+        Some(self.counted_at_ms.saturating_add(left_ms))
+    }
+}
+
 /// A node at one moment. Keys of the JSON are the fields' names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeStatus {
@@ -96,6 +143,9 @@ pub struct NodeStatus {
     pub control_addresses: Vec<String>,
     /// Which puts are taken: `all`, `renew-only` or `none`; none while an index is being rebuilt.
     pub accepting: String,
+    /// How far it has come, where it goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaving: Option<LeavingStatus>,
     /// Most bytes on all disks.
     pub quota_bytes: u64,
     /// Bytes in use of it, dead ones included.
@@ -173,12 +223,20 @@ pub fn read(folder: &Path) -> std::io::Result<Option<NodeStatus>> {
 /// # Errors
 /// What the disk said, or that a file is not a status of this release.
 pub fn last_status(data: &[PathBuf]) -> std::io::Result<Option<NodeStatus>> {
-    let mut newest: Option<NodeStatus> = None;
+    Ok(last_state(data)?.map(|(_, status)| status))
+}
+
+/// The same with the folder that it lies in: the node keeps its state there, and its operator's word about leaving.
+///
+/// # Errors
+/// As [`last_status`].
+pub fn last_state(data: &[PathBuf]) -> std::io::Result<Option<(PathBuf, NodeStatus)>> {
+    let mut newest: Option<(PathBuf, NodeStatus)> = None;
     for folder in data {
         if let Some(status) = read(folder)?
-            && newest.as_ref().is_none_or(|known| known.updated_at_ms < status.updated_at_ms)
+            && newest.as_ref().is_none_or(|(_, known)| known.updated_at_ms < status.updated_at_ms)
         {
-            newest = Some(status);
+            newest = Some((folder.clone(), status));
         }
     }
     Ok(newest)
@@ -215,6 +273,7 @@ mod tests {
             data_addresses: vec!["127.0.0.1:1".to_owned()],
             control_addresses: Vec::new(),
             accepting: "all".to_owned(),
+            leaving: None,
             quota_bytes: 4,
             used_bytes: 5,
             open_quota_bytes: 6,
@@ -251,6 +310,26 @@ mod tests {
         assert_eq!(read(folder.path()).expect("readable"), Some(stopped));
         std::fs::write(folder.path().join(STATUS_FILE), b"{\"pid\":").expect("written");
         assert!(read(folder.path()).is_err());
+    }
+
+    #[test]
+    fn the_rest_is_estimated_from_what_was_moved_and_not_before() {
+        let none = LeavingStatus {
+            until_ms: 100_000,
+            since_ms: 1_000,
+            counted_at_ms: 0,
+            shards_here: 0,
+            bytes_here: 0,
+            shards_moved: 0,
+            bytes_moved: 0,
+        };
+        assert!(!none.is_done(), "nothing was counted yet");
+        let counted = LeavingStatus { counted_at_ms: 11_000, shards_here: 3, bytes_here: 3_000, ..none };
+        assert_eq!((counted.is_done(), counted.bytes_per_second(), counted.done_at_ms()), (false, 0, None));
+        let half = LeavingStatus { shards_moved: 1, bytes_moved: 1_000, ..counted };
+        assert_eq!((half.bytes_per_second(), half.done_at_ms()), (100, Some(41_000)));
+        let done = LeavingStatus { shards_here: 0, bytes_here: 0, ..half };
+        assert_eq!((done.is_done(), done.done_at_ms()), (true, Some(11_000)));
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! Decides how often. Never decides what is over, damaged or trusted: that is the service's, the store's and the
 //! clock's. Each task is alone with its troubles: a disk that hangs under one holds up no other.
 
+mod leaving;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,7 +24,7 @@ use crate::config::{AcceptingMode, NodeConfig};
 use crate::disk::Disk;
 use crate::keeper::{self, jittered};
 use crate::serve::{DISK_DEADLINE, wall_clock};
-use crate::service::Service;
+use crate::service::{LeavingCount, Service};
 use crate::status::{self, DiskState, DiskStatus, NodeStatus, Phase, Rebuilding};
 use crate::store::{FolderState, FolderStatus, IndexState, MARKER_FILE, StoreError};
 
@@ -76,6 +78,8 @@ pub(crate) struct Background<D: Disk> {
     /// Folders of the configuration that are not even there, as the status shows them.
     pub(crate) absent: Vec<DiskStatus>,
     pub(crate) started: (Timestamp, Instant),
+    /// What was counted last of a node that goes, and when.
+    pub(crate) leaving_count: Mutex<Option<(Timestamp, LeavingCount)>>,
     pub(crate) stop: watch::Receiver<bool>,
 }
 
@@ -91,6 +95,7 @@ impl<D: Disk> Background<D> {
         tasks.spawn(Arc::clone(&self).scrub());
         tasks.spawn(Arc::clone(&self).watch_disks());
         tasks.spawn(Arc::clone(&self).watch_mounts());
+        tasks.spawn(Arc::clone(&self).watch_leaving());
         tasks.spawn(self.keep_heads());
     }
 
@@ -454,6 +459,7 @@ impl<D: Disk> Background<D> {
             data_addresses: addresses.data.iter().map(ToString::to_string).collect(),
             control_addresses: addresses.control.iter().map(control).collect(),
             accepting: accepting.as_str().to_owned(),
+            leaving: self.leaving_status(),
             quota_bytes: self.service.quota_bytes(),
             used_bytes: usage.total_bytes,
             open_quota_bytes: ledger.open_quota_bytes,

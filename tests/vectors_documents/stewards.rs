@@ -9,10 +9,10 @@ use dolmen_proto::ids::{AccountId, NodeId, SegmentId, ShardIndex, ShardRoot, Tim
 use dolmen_proto::keys::{ReadKeys, StewardKeys, StewardSecret, TableSecret, account_key, delete_key, renew_key};
 use dolmen_proto::ledger::{Ledger, Steward};
 use dolmen_proto::link::LinkSecret;
-use dolmen_proto::overlay::{KeptReceipt, OverlayBlob, OverlayKey, OverlayRoot, OverlayRow};
+use dolmen_proto::overlay::{OverlayBlob, OverlayKey, OverlayRoot, OverlayRow};
 use dolmen_proto::table::NodeEntry;
 use dolmen_proto::tree::{Child, CountedTree, SELF_SEGMENT};
-use dolmen_proto::wire::{GrantRights, Receipt, RenewReceipt, Signed, StewardGrant};
+use dolmen_proto::wire::{GrantRights, KeptReceipt, Receipt, RenewReceipt, Signed, StewardGrant};
 use ed25519_dalek::SigningKey;
 use serde_json::{Value, json};
 

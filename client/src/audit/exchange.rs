@@ -266,9 +266,12 @@ impl Auditor {
         let lengths = |root| granted.drawn.iter().find(|drawn| drawn.shard.root == root).map(|drawn| drawn.shard);
         let answered_at = proof.claimed().answered_at;
         let receipts = granted.receipts.into_iter().filter(|receipt| {
-            let claims =
-                |root| lengths(root).is_some_and(|shard| receipt.claims(&shard.root, shard.length_bytes, answered_at));
-            named.iter().any(|root| claims(*root))
+            let Ok(claim) = receipt.claim() else { return false };
+            let covers = |root| {
+                let shard = lengths(root);
+                shard.is_some_and(|shard| claim.covers(&shard.root, shard.length_bytes.into(), answered_at))
+            };
+            named.iter().any(|root| covers(*root))
         });
         let transcript = Transcript {
             receipts: receipts.collect(),

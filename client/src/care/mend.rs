@@ -41,8 +41,6 @@ pub(super) struct Mended {
     pub(super) read_bytes: u64,
     /// Bytes put.
     pub(super) written_bytes: u64,
-    /// What left which node, for nodes that wait to go.
-    pub(super) moved: Vec<(NodeId, ShardIndex)>,
 }
 
 /// What mending needs beside the dataset.
@@ -262,11 +260,13 @@ async fn publish(
     // Copies are wanted although their old place is sound: it is the node that goes.
     let going: BTreeMap<ShardIndex, NodeId> = plan.copies.iter().map(|copy| (copy.index, copy.from)).collect();
     let mut update = OverlayUpdate::default();
-    let mut done = Vec::new();
+    let (mut done, mut moved) = (Vec::new(), Vec::new());
     for placed in placed {
         if !wanted.contains(&(placed.index, placed.node)) && !going.contains_key(&placed.index) {
             continue;
         }
+        let (from, root) = (going.get(&placed.index), segment.roots.get(placed.index.get()));
+        moved.extend(from.zip(root).map(|(from, root)| (*from, *root, placed.put.receipt.encode())));
         update.set(cared.steward.row(segment.id, placed.index, placed.node, placed.put.receipt));
         done.push((placed.index, placed.node));
     }
@@ -275,10 +275,6 @@ async fn publish(
     }
     cared.steward.publish(&update, bench.lease).await?;
     mended.placed = done.len() as u64;
-    for (index, _) in &done {
-        if let Some(from) = going.get(index) {
-            mended.moved.push((*from, *index));
-        }
-    }
-    Ok(())
+    // Only now: until it was published, readers go to the node that goes.
+    cared.state.add_untold(&cared.tag, &moved)
 }

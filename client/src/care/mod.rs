@@ -9,6 +9,7 @@ mod dataset;
 mod leases;
 mod look;
 mod mend;
+mod moved;
 mod report;
 mod run;
 mod set;

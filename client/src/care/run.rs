@@ -20,6 +20,7 @@ use super::dataset::{Cared, NodesView};
 use super::leases::{Renewed, renew};
 use super::look::look;
 use super::mend::{Bench, mend};
+use super::moved::tell_moved;
 use super::report::{DatasetCare, NodeCare, RepairReport, StewardStatus};
 use super::state::{CareState, Tag};
 use crate::audit::{Auditor, TranscriptFolder};
@@ -201,6 +202,7 @@ impl StewardRun {
         let asked = round(&kept.cared, &audits, self.options.interval).await?;
         self.plan_repairs(kept).await?;
         self.repair(kept).await?;
+        tell_moved(&kept.cared).await?;
         let renewed = renew(&kept.cared).await?;
         self.sum_up(kept, asked, renewed)
     }
@@ -500,6 +502,7 @@ pub(crate) async fn repair_once(
         let finished = queue.finish(plan.segment, true, client.nodes_known().now());
         finished.map_err(|error| ClientError::bug("a repair was lost", error))?;
     }
+    tell_moved(&cared).await?;
     let mut after = RepairReport::default();
     let mut nothing = queue;
     report.worst_margin = plan_by_hand(&cared, &mut nothing, &mut after).await?;

@@ -38,6 +38,9 @@ const DUE: TableDefinition<'static, &'static [u8; NODE_KEY_BYTES], &'static [u8;
 /// (dataset, slot) to a transcript that waits for its answer.
 const PENDING: TableDefinition<'static, &'static [u8; NODE_KEY_BYTES], &'static [u8]> =
     TableDefinition::new("pending 1");
+/// (dataset, node that goes, root) to the receipt of whoever holds the shard now, until that node was told.
+const UNTOLD: TableDefinition<'static, &'static [u8; SHARD_KEY_BYTES], &'static [u8]> =
+    TableDefinition::new("untold 1");
 /// (dataset, name) to a number or a hash.
 const MARKS: TableDefinition<'static, &'static [u8], &'static [u8]> = TableDefinition::new("marks 1");
 
@@ -182,6 +185,7 @@ impl CareState {
             write.open_table(CONTACTS).map_err(failed)?;
             write.open_table(DUE).map_err(failed)?;
             write.open_table(PENDING).map_err(failed)?;
+            write.open_table(UNTOLD).map_err(failed)?;
             write.open_table(MARKS).map_err(failed)?;
         }
         write.commit().map_err(failed)?;
@@ -340,13 +344,7 @@ impl CareState {
         let table = read.open_table(LOST).map_err(failed)?;
         let (first, last) = bounds(tag);
         let range = table.range::<&[u8; SHARD_KEY_BYTES]>(&first..=&last).map_err(failed)?;
-        let place = |key: &[u8; SHARD_KEY_BYTES]| {
-            let (mut node, mut root) = ([0; 32], [0; 32]);
-            node.copy_from_slice(&key[16..48]);
-            root.copy_from_slice(&key[48..]);
-            (NodeId::new(node), ShardRoot::new(root))
-        };
-        range.take(LOST_MAX).map(|entry| Ok(place(entry.map_err(failed)?.0.value()))).collect()
+        range.take(LOST_MAX).map(|entry| Ok(place_of(entry.map_err(failed)?.0.value()))).collect()
     }
 
     /// A node's standing; a new one where nothing is known, or what is known is damaged.
@@ -470,6 +468,56 @@ impl CareState {
         range.map(|entry| Ok(entry.map_err(failed)?.1.value().to_vec())).collect()
     }
 
+    /// Notes of shards that lie elsewhere now that the node that goes is to be told so, with the new holder's receipt.
+    ///
+    /// # Errors
+    /// `Local`.
+    pub(super) fn add_untold(&self, tag: &Tag, moved: &[(NodeId, ShardRoot, Vec<u8>)]) -> Result<(), ClientError> {
+        let write = self.database.begin_write().map_err(failed)?;
+        {
+            let mut table = write.open_table(UNTOLD).map_err(failed)?;
+            for (node, root, receipt) in moved {
+                table.insert(&shard_key(tag, node, root), receipt.as_slice()).map_err(failed)?;
+            }
+        }
+        write.commit().map_err(failed)
+    }
+
+    /// What nodes that go are to be told, by node, at most `most`.
+    ///
+    /// # Errors
+    /// `Local`.
+    pub(super) fn untold(&self, tag: &Tag, most: usize) -> Result<Vec<(NodeId, ShardRoot, Vec<u8>)>, ClientError> {
+        let read = self.database.begin_read().map_err(failed)?;
+        let table = read.open_table(UNTOLD).map_err(failed)?;
+        let (first, last) = bounds(tag);
+        let range = table.range::<&[u8; SHARD_KEY_BYTES]>(&first..=&last).map_err(failed)?;
+        let taken = range.take(most).map(|entry| {
+            let (key, receipt) = entry.map_err(failed)?;
+            let (node, root) = place_of(key.value());
+            Ok((node, root, receipt.value().to_vec()))
+        });
+        taken.collect()
+    }
+
+    /// Forgets what a node need not be told any more.
+    ///
+    /// # Errors
+    /// `Local`.
+    pub(super) fn forget_untold(&self, tag: &Tag, node: &NodeId, roots: &[ShardRoot]) -> Result<(), ClientError> {
+        if roots.is_empty() {
+            return Ok(());
+        }
+        let write = self.database.begin_write().map_err(failed)?;
+        {
+            let mut table = write.open_table(UNTOLD).map_err(failed)?;
+            for root in roots {
+                table.remove(&shard_key(tag, node, root)).map_err(failed)?;
+            }
+        }
+        write.commit().map_err(failed)
+    }
+
     /// A number that was kept under a name; 0 if none was.
     ///
     /// # Errors
@@ -494,6 +542,14 @@ impl CareState {
         }
         write.commit().map_err(failed)
     }
+}
+
+/// The node and the shard that a key names.
+fn place_of(key: &[u8; SHARD_KEY_BYTES]) -> (NodeId, ShardRoot) {
+    let (mut node, mut root) = ([0; 32], [0; 32]);
+    node.copy_from_slice(&key[16..48]);
+    root.copy_from_slice(&key[48..]);
+    (NodeId::new(node), ShardRoot::new(root))
 }
 
 fn bounds(tag: &Tag) -> ([u8; SHARD_KEY_BYTES], [u8; SHARD_KEY_BYTES]) {
@@ -533,6 +589,8 @@ mod tests {
             state.keep_node(&node(1), &Standing::new(now), contact).unwrap();
             state.set_pending(&tag, &[8; 32], Some(b"transcript")).unwrap();
             state.set_marks(&tag, &[("generation", 1)]).unwrap();
+            let untold = |byte| (node(1), ShardRoot::new([byte; 32]), vec![byte; 3]);
+            state.add_untold(&tag, &[untold(3), untold(9)]).unwrap();
         }
         let state = CareState::open(folder.path()).unwrap();
         assert_eq!(state.nodes_of(&tag).unwrap(), [node(1), node(2)]);
@@ -543,6 +601,10 @@ mod tests {
         assert_eq!(state.contact(&node(1)).unwrap().leaving_until_ms, 6);
         assert_eq!(state.pending(&tag).unwrap(), [b"transcript".to_vec()]);
         state.set_pending(&tag, &[8; 32], None).unwrap();
+        assert_eq!(state.untold(&tag, 10).unwrap().len(), 2);
+        state.forget_untold(&tag, &node(1), &[ShardRoot::new([3; 32])]).unwrap();
+        assert_eq!(state.untold(&tag, 10).unwrap(), [(node(1), ShardRoot::new([9; 32]), vec![9; 3])]);
+        assert!(state.untold(&other, 10).unwrap().is_empty());
         assert!(state.pending(&tag).unwrap().is_empty());
         state.learn(&tag, &[(node(1), shard(3, 2))]).unwrap();
         assert_eq!(state.forget_older(&tag, 2).unwrap(), 2);

@@ -130,7 +130,7 @@ impl Nodes {
         }
     }
 
-    async fn ask(&self, node: NodeId, request: Request) -> Result<Reply, CallFault> {
+    pub(super) async fn ask(&self, node: NodeId, request: Request) -> Result<Reply, CallFault> {
         Ok(self.call(node, request, Vec::new(), Arc::default()).await?.reply)
     }
 

@@ -67,6 +67,8 @@ struct Node {
     heads: BTreeMap<(Point, [u8; 32]), Bytes>,
     /// Heads that were put while it was hesitant.
     refused_heads: BTreeSet<(Point, Bytes)>,
+    /// Shards that it was shown receipts of others for.
+    moved: BTreeSet<ShardRoot>,
 }
 
 /// One call for a range of a shard, answered or not.
@@ -188,6 +190,11 @@ impl Memory {
     /// Takes a shard from all nodes.
     pub(crate) fn forget_shard(&self, root: ShardRoot) {
         self.nodes().values_mut().for_each(|node| drop(node.shards.remove(&root)));
+    }
+
+    /// What a node that goes was told to be elsewhere.
+    pub(crate) fn told_moved(&self, id: NodeId) -> BTreeSet<ShardRoot> {
+        self.nodes().get(&id).map(|node| node.moved.clone()).unwrap_or_default()
     }
 
     /// A node loses a shard.
@@ -417,6 +424,25 @@ impl Memory {
                 Reply::GetHead(heads)
             }
             Request::List(_) => return Err(refused(&WireError::new(ErrorCode::Unsupported, "not here"))),
+            Request::Moved(receipts) => {
+                if node.manner != Manner::Leaving {
+                    return Err(refused(&WireError::new(ErrorCode::NotAccepting, "it stays")));
+                }
+                let mut codes = Vec::new();
+                for receipt in receipts {
+                    let claim = receipt.verify().map_err(|error| refused(&error))?;
+                    assert!(claim.node != id && claim.until > now, "a receipt of another node that is in force");
+                    let held: Vec<_> = claim
+                        .shards
+                        .iter()
+                        .map(|(root, _)| *root)
+                        .filter(|root| node.shards.contains_key(root))
+                        .collect();
+                    codes.push(if held.is_empty() { Err(ErrorCode::NotHeld) } else { Ok(()) });
+                    node.moved.extend(held);
+                }
+                Reply::Moved(codes)
+            }
         };
         Ok(Answer { reply, body: Body::Ready(body) })
     }
@@ -429,6 +455,7 @@ fn new_node(number: u8) -> (NodeId, Node) {
         shards: HashMap::new(),
         heads: BTreeMap::new(),
         refused_heads: BTreeSet::new(),
+        moved: BTreeSet::new(),
     };
     (NodeId::new(node.key.verifying_key().to_bytes()), node)
 }

@@ -17,6 +17,7 @@ mod calls;
 mod live;
 #[cfg(test)]
 pub(crate) mod memory;
+mod moved;
 mod prove;
 
 pub(crate) use calls::{Account, Granted, Nodes};

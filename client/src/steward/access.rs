@@ -12,11 +12,10 @@ use dolmen_proto::ids::{AccountId, NodeId, SegmentId, ShardRoot, Timestamp};
 use dolmen_proto::keys::{DatasetKeys, MaskSecret, OverlayKeys, StewardKeys, StewardSecret, TableKeys, account_key};
 use dolmen_proto::limits::GRANTS_MAX;
 use dolmen_proto::link::Link;
-use dolmen_proto::overlay::KeptReceipt;
 use dolmen_proto::policy::Policy;
 use dolmen_proto::table::{RowKind, Rows, SegmentRow};
 use dolmen_proto::tree::TreeWalk;
-use dolmen_proto::wire::{Receipt, RenewReceipt, Signed, StewardGrant};
+use dolmen_proto::wire::{KeptReceipt, Receipt, RenewReceipt, Signed, StewardGrant};
 
 use crate::budget::Budget;
 use crate::client::Client;

@@ -9,9 +9,10 @@ use dolmen_proto::head::{Head, HeadOrder, OverlayBody};
 use dolmen_proto::ids::{NodeId, SegmentId, ShardIndex, Timestamp};
 use dolmen_proto::keys::{OverlayKeys, VaultSecret};
 use dolmen_proto::limits::{LEASE_DEFAULT, ROOTS_PER_CALL_MAX};
-use dolmen_proto::overlay::{KeptReceipt, OverlayKey, OverlayRow};
+use dolmen_proto::overlay::{OverlayKey, OverlayRow};
 use dolmen_proto::table::NodeEntry;
 use dolmen_proto::tree::TreeItem;
+use dolmen_proto::wire::KeptReceipt;
 
 use super::access::{Authority, Stewardship};
 use crate::error::{ClientError, ErrorKind};

@@ -331,12 +331,17 @@ fn hold_against(auditor: &Auditor<'_>, proof: &Proof, not_held: &mut [NotHeld]) 
         .iter_mut()
         .filter_map(|shard| Some((shard.root, (u64::from(*lengths.get(&shard.root)?), shard))))
         .collect();
-    for receipt in auditor.receipts.iter().filter(|receipt| receipt.node() == proof.node) {
+    for receipt in auditor.receipts {
         if open.is_empty() {
             return;
         }
-        let claimed: Vec<ShardRoot> = receipt
-            .claimed_at(proof.answered_at)
+        let Ok(claim) = receipt.claim() else { continue };
+        if claim.node != proof.node || !claim.is_of(proof.answered_at) {
+            continue;
+        }
+        let claimed: Vec<ShardRoot> = claim
+            .shards
+            .into_iter()
             .filter(|(root, length)| open.get(root).is_some_and(|(known, _)| known == length))
             .map(|(root, _)| root)
             .collect();

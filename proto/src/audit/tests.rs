@@ -220,7 +220,7 @@ fn receipt_for(shard: &SetShard, until: Timestamp) -> KeptReceipt {
         until,
         issued_at: at(0),
     };
-    KeptReceipt::Put(Signed::sign(receipt, &node_key()))
+    KeptReceipt::of_put(&Signed::sign(receipt, &node_key()))
 }
 
 #[test]
@@ -305,8 +305,11 @@ fn what_is_not_held_counts_hard_only_against_the_nodes_own_receipt_of_that_time(
     assert!(!with(&[receipt_for(&shard, at(150))]), "it was over when the node answered");
     assert!(!with(&[receipt_for(&audit.drawn[1].shard, at(1_000_000))]), "for another shard");
     let KeptReceipt::Put(good) = receipt_for(&shard, at(1_000_000)) else { unreachable!() };
+    let good = Signed::<Receipt>::decode(good).unwrap();
     let forged = Signed::sign(good.claimed().clone(), &auditor_key());
-    assert!(!with(&[KeptReceipt::Put(forged)]), "not signed by the node");
+    assert!(!with(&[KeptReceipt::of_put(&forged)]), "not signed by the node");
+    let later = Signed::sign(Receipt { issued_at: at(1_000), ..good.claimed().clone() }, &node_key());
+    assert!(!with(&[KeptReceipt::of_put(&later)]), "signed after the node answered");
 }
 
 #[test]

@@ -4,10 +4,11 @@ use ed25519_dalek::SigningKey;
 use proptest::prelude::*;
 
 use super::*;
-use crate::ids::AccountId;
+use crate::ids::{AccountId, NodeId, ShardRoot};
 use crate::limits::OVERLAY_RENEWAL_SHARDS_MAX;
 use crate::tree::testing::MemorySink;
 use crate::tree::{CountedTreeBuilder, SELF_SEGMENT};
+use crate::wire::{Receipt, ReceiptError, RenewReceipt, Signed};
 
 const NOW: Timestamp = Timestamp::from_unix_ms(1_790_000_000_000);
 const UNTIL: Timestamp = Timestamp::from_unix_ms(1_790_000_000_001);

@@ -22,7 +22,7 @@ pub use audit::{
     BeaconRound, Challenge, Close, CloseStep, Proof, ProveReply, ProveRequest, Refusal, Reveal, RevealStep, Slot,
 };
 pub use error::{ErrorCode, WireError, WireFault};
-pub use kept::KeptReceipt;
+pub use kept::{KeptReceipt, ReceiptClaim, ReceiptError};
 pub use lease::{DeleteBody, GrantRights, LeaseTerms, ListBody, RenewBody, StewardGrant};
 pub use receipt::{Receipt, RenewReceipt};
 pub use record::{Accepting, NodeRecord, OperatorClaim, Successor};

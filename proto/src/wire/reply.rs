@@ -14,7 +14,8 @@ use super::signed::Signed;
 use crate::audit::AuditClass;
 use crate::ids::{ShardRoot, Timestamp};
 use crate::limits::{
-    HEAD_MAX_BYTES, HEADS_PER_POINT_MAX, LEASES_PER_LIST_MAX, NODE_TEXT_MAX_BYTES, ROOTS_PER_CALL_MAX,
+    HEAD_MAX_BYTES, HEADS_PER_POINT_MAX, LEASES_PER_LIST_MAX, MOVED_RECEIPTS_MAX, NODE_TEXT_MAX_BYTES,
+    ROOTS_PER_CALL_MAX,
 };
 use crate::messages::{self, reply::Outcome};
 
@@ -46,6 +47,8 @@ pub enum Reply {
     PutHead(PutHeadReply),
     /// The signed heads at the point, as bytes of at most [`HEAD_MAX_BYTES`] that are not parsed here.
     GetHead(Vec<Bytes>),
+    /// One a receipt, in the order shown: whether what it names is noted as moved.
+    Moved(Vec<Result<(), ErrorCode>>),
 }
 
 /// What a node says of itself on the data plane; unsigned, but the connection is the node's.
@@ -150,7 +153,8 @@ impl Reply {
             | Self::Delete(_)
             | Self::List(_)
             | Self::PutHead(_)
-            | Self::GetHead(_) => 0,
+            | Self::GetHead(_)
+            | Self::Moved(_) => 0,
         }
     }
 
@@ -191,6 +195,7 @@ impl Reply {
                 current: put.current.clone().unwrap_or_default(),
             }),
             Self::GetHead(heads) => Outcome::GetHead(messages::GetHeadReply { heads: heads.clone() }),
+            Self::Moved(codes) => Outcome::Moved(messages::MovedReply { codes: codes_to_message(codes) }),
         };
         messages::Reply { outcome: Some(outcome) }
     }
@@ -233,6 +238,10 @@ impl Reply {
                     field::count("bytes of a head", head.len(), HEAD_MAX_BYTES)?;
                 }
                 Self::GetHead(get.heads)
+            }
+            Outcome::Moved(moved) => {
+                field::count("items", moved.codes.len(), MOVED_RECEIPTS_MAX)?;
+                Self::Moved(codes_from_message(&moved.codes)?)
             }
         })
     }

@@ -9,11 +9,12 @@ use super::PROTOCOL_MAX;
 use super::audit::ProveRequest;
 use super::error::{ErrorCode, WireError};
 use super::field;
+use super::kept::KeptReceipt;
 use super::lease::{DeleteBody, LeaseTerms, ListBody, RenewBody, StewardGrant, near};
 use super::reply::Reply;
 use super::signed::Signed;
 use crate::ids::{NodeId, Point, ShardRoot, Timestamp};
-use crate::limits::{HEAD_MAX_BYTES, LEASE_MAX, REQUEST_LIFE};
+use crate::limits::{HEAD_MAX_BYTES, LEASE_MAX, MOVED_RECEIPTS_MAX, RECEIPT_MAX_BYTES, REQUEST_LIFE};
 use crate::messages::{self, request::Call};
 use crate::root;
 
@@ -40,6 +41,8 @@ pub enum Request {
     PutHead(PutHeadRequest),
     /// Which heads are at this point?
     GetHead(GetHeadRequest),
+    /// Others hold these shards of yours now: 1 to [`MOVED_RECEIPTS_MAX`] receipts.
+    Moved(Vec<KeptReceipt>),
 }
 
 /// `Put`: terms, and a steward's grant where a steward asks.
@@ -239,6 +242,7 @@ impl Request {
             Self::Prove(_) => "Prove",
             Self::PutHead(_) => "PutHead",
             Self::GetHead(_) => "GetHead",
+            Self::Moved(_) => "Moved",
         }
     }
 
@@ -255,7 +259,8 @@ impl Request {
             | Self::Delete(_)
             | Self::List(_)
             | Self::PutHead(_)
-            | Self::GetHead(_) => 0,
+            | Self::GetHead(_)
+            | Self::Moved(_) => 0,
         }
     }
 
@@ -279,6 +284,7 @@ impl Request {
             (Self::Stat(roots), Reply::Stat(items)) => items.len() == roots.len(),
             (Self::Renew(renew), Reply::Renew(reply)) => reply.codes.len() == renew.body.claimed().roots.len(),
             (Self::Delete(delete), Reply::Delete(codes)) => codes.len() == delete.body.claimed().roots.len(),
+            (Self::Moved(receipts), Reply::Moved(codes)) => codes.len() == receipts.len(),
             _ => false,
         };
         if fits { Ok(()) } else { Err(WireError::malformed(format!("the reply does not answer a {}", self.name()))) }
@@ -316,6 +322,9 @@ impl Request {
             Self::GetHead(get) => Call::GetHead(messages::GetHeadRequest {
                 point: field::from32(get.point.as_bytes()),
                 key: get.key.as_ref().map_or_else(Bytes::new, field::from32),
+            }),
+            Self::Moved(receipts) => Call::Moved(messages::MovedRequest {
+                receipts: receipts.iter().map(|receipt| receipt.encode().into()).collect(),
             }),
         };
         messages::Request { protocol: PROTOCOL_MAX, call: Some(call) }
@@ -376,6 +385,17 @@ impl Request {
                 point: Point::new(field::bytes32("a point", &get.point)?),
                 key: field::optional_bytes32("a head's key", &get.key)?,
             }),
+            Call::Moved(moved) => {
+                if moved.receipts.is_empty() {
+                    return Err(WireError::malformed("no receipt is shown"));
+                }
+                field::count("receipts", moved.receipts.len(), MOVED_RECEIPTS_MAX)?;
+                let receipt = |bytes: &Bytes| {
+                    field::count("bytes of a receipt", bytes.len(), 1 + RECEIPT_MAX_BYTES)?;
+                    KeptReceipt::decode(bytes)
+                };
+                Self::Moved(moved.receipts.iter().map(receipt).collect::<Result<_, _>>()?)
+            }
         })
     }
 }

@@ -15,7 +15,8 @@ use crate::audit::{AuditClass, DrawKind, Outcome, SetTop, nonce_hash};
 use crate::ids::{AccountId, NodeId, Point, ShardRoot, Timestamp};
 use crate::limits::{
     AUDIT_PAYLOAD_MAX_BYTES, AUDIT_SLOT_LIFE, CLOCK_SKEW_MAX, LEASE_INITIAL, LEASE_MAX, LEASES_PER_LIST_MAX,
-    NODE_RECORD_LIFE_MAX, REQUEST_LIFE, ROOTS_PER_CALL_MAX, SHARD_MAX_BYTES, WIRE_HEADER_MAX_BYTES,
+    MOVED_RECEIPTS_MAX, NODE_RECORD_LIFE_MAX, OVERLAY_RENEWAL_SHARDS_MAX, REQUEST_LIFE, ROOTS_PER_CALL_MAX,
+    SHARD_MAX_BYTES, WIRE_HEADER_MAX_BYTES,
 };
 use crate::messages;
 
@@ -240,6 +241,8 @@ fn requests() -> Vec<Request> {
         }),
         Request::GetHead(GetHeadRequest { point: Point::new([1; 32]), key: None }),
         Request::GetHead(GetHeadRequest { point: Point::new([1; 32]), key: Some([2; 32]) }),
+        Request::Moved((0..MOVED_RECEIPTS_MAX).map(|_| KeptReceipt::of_renewal(&renew_receipt(1))).collect()),
+        Request::Moved(vec![KeptReceipt::of_renewal(&renew_receipt(OVERLAY_RENEWAL_SHARDS_MAX))]),
     ]
 }
 
@@ -290,6 +293,7 @@ fn replies() -> Vec<Reply> {
         Reply::PutHead(PutHeadReply { accepted: false, current: Some(Bytes::from_static(b"another")) }),
         Reply::PutHead(PutHeadReply { accepted: true, current: None }),
         Reply::GetHead(vec![Bytes::from_static(b"one"), Bytes::from_static(b"two")]),
+        Reply::Moved((0..MOVED_RECEIPTS_MAX).map(|_| Err(ErrorCode::Expired)).collect()),
     ]
 }
 
@@ -488,6 +492,10 @@ fn an_answer_that_does_not_answer_the_call_is_refused() {
     assert!(Request::Stat(vec![root(1)]).check_reply(&Reply::Stat(vec![Err(ErrorCode::NotHeld)])).is_ok());
     assert!(Request::Stat(vec![root(1)]).check_reply(&Reply::Stat(vec![])).is_err());
     assert!(Request::Describe.check_reply(&Reply::GetHead(vec![])).is_err());
+    let moved = Request::Moved(vec![KeptReceipt::of_renewal(&renew_receipt(1))]);
+    assert!(moved.check_reply(&Reply::Moved(vec![Ok(())])).is_ok());
+    assert!(moved.check_reply(&Reply::Moved(vec![])).is_err());
+    assert!(moved.check_reply(&Reply::Delete(vec![Ok(())])).is_err());
     assert!(Request::Describe.check_reply(&Reply::Error(WireError::new(ErrorCode::Busy, ""))).is_ok());
 }
 

@@ -8,8 +8,8 @@ use dolmen_proto::ids::{AccountId, Point, ShardRoot};
 use dolmen_proto::limits::{LEASE_DEFAULT, LEASE_GRACE, LEASE_INITIAL, LEASE_MAX, REQUEST_LIFE};
 use dolmen_proto::root::{root_of, verify_slice};
 use dolmen_proto::wire::{
-    DeleteBody, DeleteRequest, GetHeadRequest, GetRequest, GrantRights, LeaseTerms, ListBody, ListRequest,
-    PutHeadRequest, PutRequest, Receipt, RenewBody, RenewRequest, StewardGrant,
+    DeleteBody, DeleteRequest, GetHeadRequest, GetRequest, GrantRights, KeptReceipt, LeaseTerms, ListBody, ListRequest,
+    PutHeadRequest, PutRequest, Receipt, RenewBody, RenewReceipt, RenewRequest, StewardGrant,
 };
 
 use super::*;
@@ -20,6 +20,7 @@ mod audits;
 mod harness;
 mod heads;
 mod leases;
+mod moved;
 mod quotas;
 mod rebuilding;
 

@@ -139,6 +139,30 @@ async fn silence_is_waited_for_and_no_longer_than_the_grace() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_goes_is_told_who_holds_its_shards_and_can_be_missed_then() {
+    let world = World::new(12);
+    let (_machine, dataset, link) = dataset(&world).await;
+    let before = files(&dataset, &Selector::Newest).await;
+    let held = holders(&dataset).await;
+    let going = held[0].0;
+    let own: BTreeSet<ShardRoot> = held.iter().filter(|(node, _)| *node == going).map(|(_, root)| *root).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let (_stranger, client) = world.stranger();
+    let mut run = StewardRun::new(&client, &[link], options(folder.path().to_owned())).unwrap();
+    round(&mut run).await;
+    assert!(world.network.told_moved(going).is_empty(), "it stays");
+    world.network.these_behave([going], Manner::Leaving);
+    for _ in 0..3 {
+        round(&mut run).await;
+    }
+    let told = world.network.told_moved(going);
+    assert!(own.is_subset(&told), "{} of {} shards", told.len(), own.len());
+    // What it was told is true: it goes, and nobody misses it.
+    world.network.these_behave([going], Manner::Dead);
+    assert_eq!(files(&dataset, &Selector::Newest).await, before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn by_hand_every_lost_shard_comes_back() {
     let world = World::new(12);
     let (_machine, dataset, link) = dataset(&world).await;

@@ -7,11 +7,10 @@ use dolmen_proto::head::{Head, HeadOrder, OverlayBody, StewardBody, TableBody};
 use dolmen_proto::ids::{NodeId, SegmentId, ShardIndex, ShardRoot, Timestamp};
 use dolmen_proto::keys::{OverlayKeys, ReadKeys, TableKeys};
 use dolmen_proto::limits::OVERLAY_RENEWAL_SHARDS_MAX;
-use dolmen_proto::overlay::KeptReceipt;
 use dolmen_proto::seal::{ChunkKey, open_into};
 use dolmen_proto::table::RowKind;
 use dolmen_proto::tree::TreeItem;
-use dolmen_proto::wire::{Receipt, Signed};
+use dolmen_proto::wire::{KeptReceipt, Receipt, Signed};
 use ed25519_dalek::SigningKey;
 
 use super::*;
