@@ -1,5 +1,8 @@
 //! `dolmen node ...`: make, run and look after a storage node.
 
+mod audits;
+mod leave;
+
 use std::path::Path;
 
 use dolmen_storage_node::config::{ConfigError, InitOptions, NodeConfig};
@@ -23,6 +26,8 @@ pub fn run(context: &Context, command: Arguments) -> Result<Exit, Failure> {
         Arguments::Init(arguments) => init(context, arguments),
         Arguments::Run(arguments) => serve(context, &arguments),
         Arguments::Status => show_status(context),
+        Arguments::Leave(arguments) => leave::run(context, &arguments),
+        Arguments::Audits(arguments) => audits::run(context, &arguments),
         Arguments::Reindex => reindex(context),
         Arguments::Disk(Disk::List) => list_disks(context),
         Arguments::Disk(Disk::Add(disk)) => add_disk(context, &disk.folder),
@@ -121,18 +126,24 @@ async fn stdin_closed() {
 }
 
 fn last_status(config: &NodeConfig) -> Result<Option<NodeStatus>, Failure> {
-    node::last_status(&config.data).map_err(|error| Failure::local("could not read the node's status", &error))
+    node::last_status(&config.data).map_err(|error| status_failure(&error))
+}
+
+fn status_failure(error: &std::io::Error) -> Failure {
+    Failure::local("could not read the node's status", error)
+}
+
+fn never_ran() -> Failure {
+    Failure::new(
+        Exit::NotFound,
+        "this node has never run",
+        "no data folder has a status",
+        "start it with `dolmen node run`",
+    )
 }
 
 fn status_of(config: &NodeConfig) -> Result<NodeStatus, Failure> {
-    last_status(config)?.ok_or_else(|| {
-        Failure::new(
-            Exit::NotFound,
-            "this node has never run",
-            "no data folder has a status",
-            "start it with `dolmen node run`",
-        )
-    })
+    last_status(config)?.ok_or_else(never_ran)
 }
 
 fn show_status(context: &Context) -> Result<Exit, Failure> {
@@ -189,6 +200,9 @@ fn show_status(context: &Context) -> Result<Exit, Failure> {
             ),
         ],
     );
+    if let Some(leaving) = &status.leaving {
+        terminal.remark(&leave::progress(leaving));
+    }
     show_disks(terminal, &status.disks);
     Ok(Exit::Ok)
 }

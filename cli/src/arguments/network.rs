@@ -2,9 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use dolmen_proto::size::ByteSize;
+
+use super::duration;
 
 /// `dolmen demo`
 #[derive(Debug, Args)]
@@ -54,6 +57,10 @@ pub enum Node {
     Run(NodeRun),
     /// Show what the node of this configuration is doing.
     Status,
+    /// Have the shards of this node copied elsewhere, and show how far that is; it serves until you stop it.
+    Leave(NodeLeave),
+    /// Show what auditors asked of this node and made of its answers.
+    Audits(NodeAudits),
     /// Throw the index away and rebuild it from the volumes; the node must not be running.
     Reindex,
     /// Add, remove or list data folders.
@@ -96,6 +103,34 @@ pub struct NodeRun {
     /// Believe this machine's clock even if it jumped by more than a day since the node last ran.
     #[arg(long)]
     pub trust_clock: bool,
+}
+
+/// `dolmen node leave`
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  dolmen node leave --within 30d --wait && systemctl stop dolmen-node\n\nThe node goes on serving, and takes renewals but nothing new. Those who look after its datasets copy the shards\nelsewhere and tell it. Once it is safe to stop, this command says so; nothing is stopped or deleted by itself."
+)]
+pub struct NodeLeave {
+    /// How long the node will still serve; 30d if not given. Given again it changes the date.
+    #[arg(long, value_parser = duration, value_name = "DURATION", conflicts_with = "cancel")]
+    pub within: Option<Duration>,
+    /// Stay after all.
+    #[arg(long, conflicts_with = "wait")]
+    pub cancel: bool,
+    /// Wait until everything is elsewhere, or the date has come.
+    #[arg(long)]
+    pub wait: bool,
+}
+
+/// `dolmen node audits`
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  dolmen node audits --last 20\n  dolmen audit verify FILE        check the transcript of an audit that was not passed, offline"
+)]
+pub struct NodeAudits {
+    /// How many, the newest ones.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000_000), value_name = "N")]
+    pub last: u32,
 }
 
 /// `dolmen node disk ...`
