@@ -286,12 +286,11 @@ impl Memory {
                 audit_class: AuditClass::SolidState,
                 leaving_until: (node.manner == Manner::Leaving).then(|| now.after(Duration::from_secs(30 * 86_400))),
             })),
-            Request::Prove(prove) => match node.prove(id, prove, payload, now).map_err(|error| refused(&error))? {
-                (reply, blocks) => {
-                    body.extend(blocks);
-                    Reply::Prove(reply)
-                }
-            },
+            Request::Prove(prove) => {
+                let (reply, blocks) = node.prove(id, prove, payload, now).map_err(|error| refused(&error))?;
+                body.extend(blocks);
+                Reply::Prove(reply)
+            }
             Request::Put(put) => {
                 let terms = put.verify(&id, now).map_err(|error| refused(&error))?;
                 if node.manner == Manner::Full {
