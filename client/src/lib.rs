@@ -41,7 +41,7 @@ mod steward;
 mod tests;
 
 pub use audit::{AuditOptions, AuditReport, AuditedNode, TranscriptView, check_transcript};
-pub use care::{DatasetCare, NodeCare, RepairReport, StewardOptions, StewardRun, StewardStatus};
+pub use care::{CareLoad, DatasetCare, NodeCare, RepairReport, StewardOptions, StewardRun, StewardStatus};
 pub use client::Client;
 pub use config::{ClientConfig, ConfigError, PolicyChoice};
 pub use error::{ClientError, ErrorKind};

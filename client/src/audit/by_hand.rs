@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use super::exchange::{Asked, Audited, Auditor};
 use super::probe::probe;
-use super::sets::{ByNodeBuilder, NodeShards, SetSource};
+use super::sets::{ByNodeBuilder, NoReceipts, NodeShards, SetSource};
 use super::transcripts::{TranscriptFolder, outcome_name};
 use crate::error::ClientError;
 use crate::network::Nodes;
@@ -209,7 +209,7 @@ async fn audit_node(
         observations: Vec::new(),
     };
     let ask = |shards: Arc<dyn SetSource>, draw, samples| {
-        let asked = Asked { node, shards, draw, samples, receipts: Vec::new() };
+        let asked = Asked { node, shards, draw, samples, receipts: Arc::new(NoReceipts) };
         auditor.audit(asked)
     };
     let audited = ask(Arc::new(Arc::clone(&shards.all)), DrawKind::Mixed, samples).await?;
@@ -253,7 +253,7 @@ async fn finish(auditor: &Auditor, mut audited: Audited) -> Result<Audited, Clie
     for _ in 1..ATTEMPTS {
         let Audited::Pending(pending) = audited else { break };
         tokio::time::sleep(AGAIN_AFTER).await;
-        audited = auditor.ask_again(*pending).await?;
+        audited = auditor.ask_again(*pending, Arc::new(NoReceipts)).await?;
     }
     Ok(audited)
 }

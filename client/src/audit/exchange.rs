@@ -3,13 +3,14 @@
 //! Decides how often and how long a node is asked. Every way that an audit can end is an outcome; only this machine's own
 //! troubles are errors.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use dolmen_proto::attempt::Fault;
 use dolmen_proto::audit::{
-    Answer, Auditor as Judge, DrawKind, Drawn, Findings, Outcome, Transcript, judge, nonce_hash, open_set,
+    Answer, Auditor as Judge, DrawKind, Drawn, Findings, Outcome, Transcript, judge, nonce_hash, open_set, times_fit,
 };
 use dolmen_proto::ids::{NodeId, Timestamp};
 use dolmen_proto::limits::{AUDIT_ATTEMPTS_MAX, CLOCK_SKEW_MAX};
@@ -20,7 +21,7 @@ use dolmen_proto::wire::{
 use ed25519_dalek::SigningKey;
 use tokio::time::{Instant, timeout};
 
-use super::sets::{SetSource, prune, top_of};
+use super::sets::{ReceiptSource, SetSource, prune, top_of};
 use crate::error::{ClientError, ErrorKind};
 use crate::network::{CallFault, Nodes};
 
@@ -42,7 +43,7 @@ pub(crate) struct Asked {
     /// Samples; of [`DrawKind::Each`] as many as there are shards.
     pub(crate) samples: u32,
     /// Receipts of the node, against which "not held" is held.
-    pub(crate) receipts: Vec<KeptReceipt>,
+    pub(crate) receipts: Arc<dyn ReceiptSource>,
 }
 
 /// How an audit ended.
@@ -105,7 +106,7 @@ struct Granted {
     reveals: Vec<Signed<Reveal>>,
     set: Bytes,
     drawn: Vec<Drawn>,
-    receipts: Vec<KeptReceipt>,
+    receipts: Arc<dyn ReceiptSource>,
     round_trip: Duration,
 }
 
@@ -153,6 +154,11 @@ impl Auditor {
         if let Err(error) = slot.verify(&challenge) {
             return Ok(Audited::Unable(format!("its slot is not sound: {error}")));
         }
+        // Answers are judged by both clocks; a node whose clock is another could be condemned for it, or excuse itself by it.
+        let (issued_at, now) = (slot.claimed().issued_at, self.nodes.now());
+        if issued_at.after(CLOCK_SKEW_MAX) < challenge.claimed().issued_at || issued_at > now.after(CLOCK_SKEW_MAX) {
+            return Ok(Audited::Unable("its clock is too far from ours".to_owned()));
+        }
         if slot.claimed().refused.is_some() {
             return Ok(Audited::Closed(Box::new(self.refused(challenge, slot).await)));
         }
@@ -164,14 +170,18 @@ impl Auditor {
         let reveals = vec![reveal];
         let receipts = asked.receipts;
         let granted = Granted { challenge, slot, reveals, set: set.into(), drawn, receipts, round_trip };
-        Ok(self.ask(granted).await)
+        self.ask(granted).await
     }
 
     /// Asks again for what a node has not answered; the last time when it was asked often enough.
     ///
     /// # Errors
     /// What is pending is not of this auditor's making.
-    pub(crate) async fn ask_again(&self, pending: Transcript) -> Result<Audited, ClientError> {
+    pub(crate) async fn ask_again(
+        &self,
+        pending: Transcript,
+        receipts: Arc<dyn ReceiptSource>,
+    ) -> Result<Audited, ClientError> {
         let unsound = |why: String| ClientError::bug("what is pending is no audit", why);
         let last = pending.reveals.last().ok_or_else(|| unsound("nothing was asked".to_owned()))?;
         let (nonce, attempt) = (last.claimed().nonce, last.claimed().attempt + 1);
@@ -187,8 +197,8 @@ impl Auditor {
         };
         let mut reveals = pending.reveals;
         reveals.push(self.reveal(&pending.slot, nonce, attempt));
-        let (challenge, slot, set, receipts) = (pending.challenge, pending.slot, pending.set, pending.receipts);
-        Ok(self.ask(Granted { challenge, slot, reveals, set, drawn, receipts, round_trip }).await)
+        let (challenge, slot, set) = (pending.challenge, pending.slot, pending.set);
+        self.ask(Granted { challenge, slot, reveals, set, drawn, receipts, round_trip }).await
     }
 
     fn reveal(&self, slot: &Signed<Slot>, nonce: [u8; 32], attempt: u32) -> Signed<Reveal> {
@@ -204,7 +214,7 @@ impl Auditor {
         Signed::sign(reveal, &self.key)
     }
 
-    async fn ask(&self, granted: Granted) -> Audited {
+    async fn ask(&self, granted: Granted) -> Result<Audited, ClientError> {
         let node = granted.challenge.claimed().node;
         let reveal = granted.reveals.last().cloned().expect("something is asked");
         let step = RevealStep {
@@ -225,12 +235,12 @@ impl Auditor {
             Ok(Ok((ProveReply::Proof(proof), payload))) => {
                 self.judged(granted, reveal, (*proof, payload), received_at).await
             }
-            Ok(Ok(_)) => self.unanswered(granted, received_at),
+            Ok(Ok(_)) => Ok(self.unanswered(granted, received_at).await),
             Ok(Err(fault)) => {
                 tracing::debug!(node = %node.short(), %fault, "a node does not prove");
-                self.unanswered(granted, received_at)
+                Ok(self.unanswered(granted, received_at).await)
             }
-            Err(_) => self.unanswered(granted, received_at),
+            Err(_) => Ok(self.unanswered(granted, received_at).await),
         }
     }
 
@@ -240,41 +250,50 @@ impl Auditor {
         reveal: Signed<Reveal>,
         (proof, payload): (Signed<Proof>, Bytes),
         received_at: Timestamp,
-    ) -> Audited {
+    ) -> Result<Audited, ClientError> {
         // As the transcript writes it, or its reader could come to another outcome.
         let round_trip_ms = u32::try_from(granted.round_trip.as_millis()).unwrap_or(u32::MAX).saturating_add(1);
-        let findings = {
-            let Granted { challenge, slot, drawn, receipts, .. } = &granted;
+        let judged = |receipts: &[KeptReceipt]| {
+            let Granted { challenge, slot, drawn, .. } = &granted;
             let judge_of = Judge { challenge, slot, reveal: &reveal, drawn, receipts };
             let round_trip = Duration::from_millis(round_trip_ms.into());
             judge(&judge_of, &Answer { proof: &proof, payload: &payload, received_at, round_trip })
         };
-        let findings = match findings {
-            Ok(findings) => findings,
+        let answered_at = proof.claimed().answered_at;
+        // With a time of its own choosing a node could sign that it holds nothing after all of its receipts.
+        let (challenge, slot) = (granted.challenge.claimed(), granted.slot.claimed());
+        let in_time = times_fit(challenge, slot, reveal.claimed(), Some(answered_at), received_at);
+        let mut findings = match judged(&[]) {
+            Ok(findings) if in_time => findings,
+            Ok(_) => return Ok(self.unanswered(granted, received_at).await),
             Err(error) => {
                 tracing::debug!(node = %reveal.claimed().node.short(), %error, "what came is no proof");
-                return self.unanswered(granted, received_at);
+                return Ok(self.unanswered(granted, received_at).await);
             }
         };
+        let mut receipts = Vec::new();
+        if !findings.not_held.is_empty() {
+            let gone = |drawn: &&Drawn| findings.not_held.iter().any(|shard| shard.root == drawn.shard.root);
+            let shards: Vec<_> = granted.drawn.iter().filter(gone).map(|drawn| drawn.shard).collect();
+            let (source, node) = (Arc::clone(&granted.receipts), proof.claimed().node);
+            receipts = blocking(move || source.receipts(&node, &shards)).await?;
+            findings = judged(&receipts).unwrap_or(findings);
+            // What convicts nobody needs not be shown.
+            let hard: BTreeSet<_> =
+                findings.not_held.iter().filter(|shard| shard.receipt).map(|shard| shard.root).collect();
+            receipts.retain(|receipt| {
+                let claim = receipt.claim().ok().filter(|claim| claim.is_of(answered_at));
+                claim.is_some_and(|claim| claim.shards.iter().any(|(root, _)| hard.contains(root)))
+            });
+        }
         if findings.outcome == Outcome::NoAnswer && granted.reveals.len() < AUDIT_ATTEMPTS_MAX as usize {
             // A disk that cannot be read now may be read later.
-            return self.unanswered(granted, received_at);
+            return Ok(self.unanswered(granted, received_at).await);
         }
         let close =
             self.close(proof.body_hash(), findings.outcome, received_at, &reveal, (findings.asked, findings.failed()));
-        let named: Vec<_> = findings.not_held.iter().filter(|shard| shard.receipt).map(|shard| shard.root).collect();
-        let lengths = |root| granted.drawn.iter().find(|drawn| drawn.shard.root == root).map(|drawn| drawn.shard);
-        let answered_at = proof.claimed().answered_at;
-        let receipts = granted.receipts.into_iter().filter(|receipt| {
-            let Ok(claim) = receipt.claim() else { return false };
-            let covers = |root| {
-                let shard = lengths(root);
-                shard.is_some_and(|shard| claim.covers(&shard.root, shard.length_bytes.into(), answered_at))
-            };
-            named.iter().any(|root| covers(*root))
-        });
         let transcript = Transcript {
-            receipts: receipts.collect(),
+            receipts,
             challenge: granted.challenge,
             slot: granted.slot,
             reveals: granted.reveals,
@@ -284,22 +303,27 @@ impl Auditor {
             close,
         };
         self.tell(&transcript).await;
-        Audited::Closed(Box::new(Closed { outcome: findings.outcome, findings: Some(findings), transcript }))
+        Ok(Audited::Closed(Box::new(Closed { outcome: findings.outcome, findings: Some(findings), transcript })))
     }
 
-    fn unanswered(&self, granted: Granted, received_at: Timestamp) -> Audited {
+    /// What is to be asked again, or is over when it was asked often enough.
+    async fn unanswered(&self, granted: Granted, received_at: Timestamp) -> Audited {
         let reveal = granted.reveals.last().cloned().expect("something was asked");
         let asked = u32::try_from(granted.drawn.len()).unwrap_or(u32::MAX);
-        Audited::Pending(Box::new(Transcript {
+        let transcript = Transcript {
             close: self.close(reveal.body_hash(), Outcome::NoAnswer, received_at, &reveal, (asked, asked)),
             challenge: granted.challenge,
             slot: granted.slot,
             reveals: granted.reveals,
             set: granted.set,
             answer: None,
-            receipts: granted.receipts,
+            receipts: Vec::new(),
             round_trip_ms: 0,
-        }))
+        };
+        if transcript.reveals.len() < AUDIT_ATTEMPTS_MAX as usize {
+            return Audited::Pending(Box::new(transcript));
+        }
+        self.given_up(transcript, asked).await
     }
 
     /// Closes what a node was asked for in vain often enough.

@@ -13,6 +13,6 @@ pub(crate) use by_hand::audit;
 pub use by_hand::{AuditOptions, AuditReport, AuditedNode};
 pub(crate) use exchange::{Asked, Audited, Auditor, Closed};
 pub(crate) use probe::probe;
-pub(crate) use sets::{SetSource, Shards};
+pub(crate) use sets::{ReceiptSource, SetSource, Shards, prune, top_of};
 pub(crate) use transcripts::TranscriptFolder;
 pub use transcripts::{TranscriptView, check_transcript};

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use dolmen_proto::audit::{Draw, Drawn, SetBuilder, SetShard, SetTop, prune_set};
 use dolmen_proto::ids::NodeId;
+use dolmen_proto::wire::KeptReceipt;
 use std::collections::BTreeMap;
 
 use crate::error::ClientError;
@@ -18,6 +19,24 @@ pub(crate) trait SetSource: Send + Sync + 'static {
     /// # Errors
     /// What the source says, also in the middle.
     fn shards(&self) -> Result<Shards<'_>, ClientError>;
+}
+
+/// Where the receipts are that "not held" is held against.
+pub(crate) trait ReceiptSource: Send + Sync + 'static {
+    /// Receipts of a node that may name these shards; others do no harm.
+    ///
+    /// # Errors
+    /// What the source says.
+    fn receipts(&self, node: &NodeId, shards: &[SetShard]) -> Result<Vec<KeptReceipt>, ClientError>;
+}
+
+/// Of somebody who has none.
+pub(crate) struct NoReceipts;
+
+impl ReceiptSource for NoReceipts {
+    fn receipts(&self, _: &NodeId, _: &[SetShard]) -> Result<Vec<KeptReceipt>, ClientError> {
+        Ok(Vec::new())
+    }
 }
 
 impl SetSource for Vec<SetShard> {

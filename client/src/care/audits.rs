@@ -8,15 +8,18 @@ use std::time::Duration;
 
 use dolmen_proto::audit::{DrawKind, Outcome, SetShard, Transcript};
 use dolmen_proto::ids::{NodeId, Timestamp};
-use dolmen_proto::limits::{AUDIT_SAMPLES_MAX, AUDIT_SAMPLES_PER_DAY_MIN, AUDIT_SAMPLES_PER_HOUR_PER_TB};
+use dolmen_proto::limits::{
+    AUDIT_SAMPLES_MAX, AUDIT_SAMPLES_PER_DAY_MIN, AUDIT_SAMPLES_PER_HOUR_PER_TB, AUDIT_SLOT_LIFE,
+};
 use dolmen_proto::standing::{ChallengeKey, Observation, Standing};
 use futures::StreamExt;
 
 use super::dataset::Cared;
 use super::look::record;
+use super::receipts::DiskReceipts;
 use super::set::DiskSet;
 use super::state::{Contact, Due};
-use crate::audit::{Asked, Audited, Auditor, Closed, SetSource, TranscriptFolder, probe};
+use crate::audit::{Asked, Audited, Auditor, Closed, ReceiptSource, SetSource, TranscriptFolder, probe};
 use crate::error::ClientError;
 use crate::network::Nodes;
 
@@ -27,8 +30,8 @@ const DAY_MS: u64 = 24 * HOUR_MS;
 const TB: u64 = 1_000_000_000_000;
 /// Fewest samples of one challenge: fewer are not worth the round trips.
 const SAMPLES_MIN: u64 = 8;
-/// Document shards that are kept in memory for one challenge.
-const DOCUMENTS_MAX: usize = AUDIT_SAMPLES_MAX;
+/// Document shards of a node that are asked for a day, as many challenges as that takes.
+const DOCUMENTS_MAX: usize = 64 * AUDIT_SAMPLES_MAX;
 
 /// How to audit.
 #[derive(Clone)]
@@ -48,6 +51,7 @@ pub(super) struct Round {
     pub(super) passed: u64,
     pub(super) samples: u64,
     pub(super) hard: u64,
+    pub(super) refused: u64,
     pub(super) probes: u64,
     pub(super) not_served: u64,
 }
@@ -58,6 +62,7 @@ impl Round {
         self.passed += other.passed;
         self.samples += other.samples;
         self.hard += other.hard;
+        self.refused += other.refused;
         self.probes += other.probes;
         self.not_served += other.not_served;
     }
@@ -108,6 +113,7 @@ async fn ask(cared: &Cared, audits: &Audits, node: NodeId, interval: Duration) -
     let now = cared.steward.nodes().now();
     let contact = cared.state.contact(&node)?;
     let mut standing = cared.state.standing(&node, now)?;
+    end_stale(&mut standing, now);
     // What was not answered is asked again before anything else is; whoever is absent is asked nothing.
     if contact.absent_since_ms != 0 || standing.repeats().any(|(challenge, _)| challenge.is_some()) {
         return Ok(sum);
@@ -117,7 +123,7 @@ async fn ask(cared: &Cared, audits: &Audits, node: NodeId, interval: Duration) -
     let mut pick = [0; 8];
     let _ = getrandom::fill(&mut pick);
     let mut pick = u64::from_le_bytes(pick);
-    for known in cared.state.shards_of(&cared.tag, &node)? {
+    for known in cared.state.held_of(&cared.tag, &node)? {
         let known = known?;
         bytes += u64::from(known.shard.length_bytes);
         count += 1;
@@ -143,10 +149,21 @@ async fn ask(cared: &Cared, audits: &Audits, node: NodeId, interval: Duration) -
         due.samples_ms = jittered(now, until_next);
     }
     if !documents.is_empty() && due.documents_ms <= now.as_unix_ms() {
-        let samples = u32::try_from(documents.len()).unwrap_or(u32::MAX);
-        let shards: Arc<dyn SetSource> = Arc::new(documents);
-        sum.add(challenge(cared, audits, node, shards, (DrawKind::Each, samples), &mut node_state).await?);
-        due.documents_ms = jittered(now, DAY_MS * 3 / 4);
+        let mut all = true;
+        for batch in documents.chunks(AUDIT_SAMPLES_MAX) {
+            let samples = u32::try_from(batch.len()).unwrap_or(u32::MAX);
+            let shards: Arc<dyn SetSource> = Arc::new(batch.to_vec());
+            let before = sum.refused;
+            sum.add(challenge(cared, audits, node, shards, (DrawKind::Each, samples), &mut node_state).await?);
+            all &= sum.refused == before && node_state.standing.repeats().next().is_none();
+            if !all {
+                break;
+            }
+        }
+        // Whoever refuses these, and no others, is asked for them in every round, until that counts as silence.
+        if all {
+            due.documents_ms = jittered(now, DAY_MS * 3 / 4);
+        }
     }
     if let Some(shard) = probed.filter(|_| audits.samples.is_some() || due.probe_ms <= now.as_unix_ms()) {
         sum.add(read_from(cared, audits, node, &shard, pick, &mut node_state).await);
@@ -172,9 +189,24 @@ async fn challenge(
     (draw, samples): (DrawKind, u32),
     state: &mut NodeState<'_>,
 ) -> Result<Round, ClientError> {
-    let asked = Asked { node, shards, draw, samples, receipts: Vec::new() };
+    let asked = Asked { node, shards, draw, samples, receipts: receipts_of(cared) };
     let audited = audits.auditor.audit(asked).await?;
     settle(cared, audits, node, audited, state)
+}
+
+fn receipts_of(cared: &Cared) -> Arc<dyn ReceiptSource> {
+    Arc::new(DiskReceipts { state: cared.state.clone(), tag: cared.tag })
+}
+
+/// Ends silences that nobody can ask about any more, because this steward was away when it was time or has lost what it had
+/// asked: the node did not answer then, and was not given the repeats that it has a right to.
+fn end_stale(standing: &mut Standing, now: Timestamp) {
+    let over =
+        |(challenge, due): (Option<ChallengeKey>, Timestamp)| challenge.filter(|_| now.since(due) > AUDIT_SLOT_LIFE);
+    let stale: Vec<ChallengeKey> = standing.repeats().filter_map(over).collect();
+    for challenge in stale {
+        record(standing, Observation::Late { challenge }, now);
+    }
 }
 
 async fn read_from(
@@ -216,7 +248,15 @@ async fn ask_again(cared: &Cared, audits: &Audits) -> Result<Round, ClientError>
             continue;
         }
         let contact = cared.state.contact(&node)?;
-        let audited = audits.auditor.ask_again(pending).await?;
+        if now > pending.slot.claimed().until {
+            cared.state.set_pending(&cared.tag, &slot_hash, None)?;
+            if due.is_some() {
+                record(&mut standing, Observation::Late { challenge: key }, now);
+                cared.state.keep_node(&node, &standing, contact)?;
+            }
+            continue;
+        }
+        let audited = audits.auditor.ask_again(pending, receipts_of(cared)).await?;
         cared.state.set_pending(&cared.tag, &slot_hash, None)?;
         let mut state = NodeState { standing: &mut standing, contact };
         let round = settle(cared, audits, node, audited, &mut state)?;
@@ -246,6 +286,7 @@ fn settle(
         Audited::Unable(why) => {
             tracing::info!(node = %node.short(), why, "a node does not prove");
             record(state.standing, Observation::Refused, now);
+            sum.refused = 1;
         }
         Audited::Pending(pending) => {
             let slot_hash = pending.slot.body_hash();
@@ -255,6 +296,7 @@ fn settle(
         Audited::Closed(closed) => {
             sum.samples = u64::from(closed.transcript.challenge.claimed().samples);
             sum.passed = u64::from(closed.outcome == Outcome::Passed);
+            sum.refused = u64::from(closed.outcome == Outcome::Refused);
             take_in(cared, node, &closed, state, now)?;
             if closed.outcome != Outcome::Passed {
                 let path = audits.transcripts.keep(&closed.transcript)?;
@@ -289,6 +331,9 @@ fn take_in(
     let samples = findings.proven_blocks.saturating_add(wrong).saturating_add(not_held);
     let observation = match closed.outcome {
         Outcome::Late => Observation::Late { challenge },
+        // It proves a part and says of the rest, for the fourth time, that its disk cannot be read now: that is no answer, or who
+        // has lost shards would say so of them for ever.
+        Outcome::NoAnswer => Observation::NoAnswer { challenge },
         _ if samples == 0 => Observation::NoAnswer { challenge },
         _ => Observation::Answered { challenge, samples, wrong, not_held },
     };
@@ -297,7 +342,7 @@ fn take_in(
         state.contact.proven_at_ms = now.as_unix_ms();
     }
     let lost: Vec<_> = findings.wrong.iter().copied().chain(findings.not_held.iter().map(|shard| shard.root)).collect();
-    cared.state.set_lost(&cared.tag, &node, &lost, &[], now)
+    cared.state.set_lost_signed(&cared.tag, &node, &lost, now)
 }
 
 #[cfg(test)]
@@ -315,6 +360,19 @@ mod tests {
         assert_eq!(samples, 8, "a challenge of fewer is not worth it");
         assert_eq!(until_next, HOUR_MS / 8);
         assert_eq!(next_samples(1000 * TB, hour).0, 1024, "and none is larger than any");
+    }
+
+    #[test]
+    fn a_silence_that_nobody_can_ask_about_ends_without_a_conviction() {
+        let now = Timestamp::from_unix_ms(1_900_000_000_000);
+        let mut standing = Standing::new(now);
+        record(&mut standing, Observation::NoAnswer { challenge: ChallengeKey::new([1; 32]) }, now);
+        end_stale(&mut standing, now.after(Duration::from_secs(24 * 3600)));
+        assert_eq!(standing.repeats().count(), 1, "it may still be asked");
+        let later = now.after(Duration::from_secs(3 * 24 * 3600));
+        end_stale(&mut standing, later);
+        assert_eq!(standing.repeats().count(), 0, "or the node would never be asked again");
+        assert!(!matches!(standing.verdict(later), dolmen_proto::standing::Verdict::Bad(_)));
     }
 
     #[test]

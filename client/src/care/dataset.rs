@@ -11,15 +11,18 @@ use dolmen_proto::link::Link;
 use dolmen_proto::repair::{Condition, Holder, SegmentState};
 use dolmen_proto::standing::{Reason, SILENCE_GRACE, Verdict};
 use dolmen_proto::table::RowKind;
+use dolmen_proto::wire::KeptReceipt;
 
 use super::state::{CareState, Contact, KnownShard, Tag};
 use crate::client::Client;
-use crate::error::ClientError;
+use crate::error::{ClientError, ErrorKind};
 use crate::read::Place;
-use crate::steward::{Segment, Stewardship};
+use crate::steward::{OverlayUpdate, Segment, Stewardship};
 
 /// Shards that are written to the database at once.
-const LEARNED_AT_ONCE: usize = 16 * 1024;
+pub(super) const LEARNED_AT_ONCE: usize = 16 * 1024;
+/// Lost rows that are published again at once.
+const UNSEEN_AT_ONCE: usize = 16 * 1024;
 const GENERATION: &str = "generation";
 const SEGMENTS: &str = "segments";
 
@@ -64,8 +67,54 @@ impl Cared {
         }
         self.state.learn(&self.tag, &learned)?;
         self.state.set_marks(&self.tag, &[(GENERATION, generation.into()), (SEGMENTS, count)])?;
-        self.state.forget_older(&self.tag, generation)?;
+        let kept = Box::pin(self.publish_again(generation)).await?;
+        self.state.forget_older(&self.tag, generation, &kept)?;
         Ok(count)
+    }
+
+    /// Publishes again what this steward has placed and no overlay says any more: his own was lost, or keys were changed while he
+    /// was away. A row stands on the node's receipt of the put, which is on disk. Gives what is to be tried again.
+    async fn publish_again(&self, generation: u32) -> Result<HashSet<(NodeId, ShardRoot)>, ClientError> {
+        let now = self.steward.nodes().now();
+        let mut kept = HashSet::new();
+        if !self.steward.is_named() {
+            return Ok(kept);
+        }
+        let lost = self.state.all_lost(&self.tag)?;
+        let (mut update, mut learned) = (OverlayUpdate::default(), Vec::new());
+        for (node, known) in self.state.unseen(&self.tag, generation, UNSEEN_AT_ONCE)? {
+            let Some(put @ KeptReceipt::Put(_)) = self.state.receipt(&self.tag, &node, known.receipt)? else {
+                continue;
+            };
+            let root = known.shard.root;
+            let held = put.holds(node, root, known.shard.length_bytes.into(), now);
+            if held.is_err() || lost.contains(&(node, root)) {
+                continue;
+            }
+            let Some(place) = self.steward.place(known.segment).await? else { continue };
+            let index = known.index.get();
+            let elsewhere = self.steward.holders(&place).await.get(index).is_some_and(|nodes| !nodes.is_empty());
+            let in_base = place.holders.get(index).copied().flatten() == Some(node);
+            if elsewhere || in_base || place.roots.get(index) != Some(&root) {
+                continue;
+            }
+            update.set(self.steward.row(known.segment, known.index, node, put));
+            learned.push((node, KnownShard { generation, ..known }));
+            kept.insert((node, root));
+        }
+        if update.is_empty() {
+            return Ok(kept);
+        }
+        match self.steward.publish(&update, LEASE_DEFAULT).await {
+            Ok(()) => {
+                tracing::info!(rows = learned.len(), "rows that no overlay had any more were published again");
+                self.state.learn(&self.tag, &learned)?;
+                kept.clear();
+            }
+            Err(error) if error.kind() == ErrorKind::Local => return Err(error),
+            Err(error) => tracing::warn!(why = error.why(), "lost rows could not be published again"),
+        }
+        Ok(kept)
     }
 
     async fn shards_of(&self, segment: &Segment, generation: u32, learned: &mut Vec<(NodeId, KnownShard)>) {
@@ -82,9 +131,20 @@ impl Cared {
                 segment: segment.place.id,
                 generation,
                 until_ms: 0,
+                receipt: 0,
             };
             learned.extend(nodes.map(|node| (node, known)));
         }
+    }
+
+    /// Notes what was put on a node and published, with its receipt.
+    ///
+    /// # Errors
+    /// `Local`.
+    pub(super) fn placed(&self, node: NodeId, shard: KnownShard, receipt: &KeptReceipt) -> Result<(), ClientError> {
+        let generation = u32::try_from(self.state.mark(&self.tag, GENERATION)?).unwrap_or(0);
+        self.state.learn(&self.tag, &[(node, KnownShard { generation, ..shard })])?;
+        self.state.keep_receipt(&self.tag, &node, receipt)
     }
 
     /// Segments of the last survey.

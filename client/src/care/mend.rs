@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
+use dolmen_proto::audit::SetShard;
 use dolmen_proto::erasure::Code;
 use dolmen_proto::ids::{NodeId, ShardIndex, Timestamp};
 use dolmen_proto::mask::Mask;
@@ -20,6 +21,7 @@ use futures::StreamExt;
 use tokio::time::timeout;
 
 use super::dataset::{Cared, NodesView};
+use super::state::KnownShard;
 use crate::cores::Cores;
 use crate::error::{ClientError, ErrorKind};
 use crate::read::Place;
@@ -260,21 +262,36 @@ async fn publish(
     // Copies are wanted although their old place is sound: it is the node that goes.
     let going: BTreeMap<ShardIndex, NodeId> = plan.copies.iter().map(|copy| (copy.index, copy.from)).collect();
     let mut update = OverlayUpdate::default();
-    let (mut done, mut moved) = (Vec::new(), Vec::new());
+    let (mut done, mut moved, mut kept) = (Vec::new(), Vec::new(), Vec::new());
     for placed in placed {
         if !wanted.contains(&(placed.index, placed.node)) && !going.contains_key(&placed.index) {
             continue;
         }
         let (from, root) = (going.get(&placed.index), segment.roots.get(placed.index.get()));
         moved.extend(from.zip(root).map(|(from, root)| (*from, *root, placed.put.receipt.encode())));
+        let receipt = placed.put.receipt.clone();
         update.set(cared.steward.row(segment.id, placed.index, placed.node, placed.put.receipt));
         done.push((placed.index, placed.node));
+        kept.push((placed.index, placed.node, receipt));
     }
     if update.is_empty() {
         return Ok(());
     }
     cared.steward.publish(&update, bench.lease).await?;
     mended.placed = done.len() as u64;
+    for (index, node, receipt) in kept {
+        let Some(root) = segment.roots.get(index.get()) else { continue };
+        let known = KnownShard {
+            shard: SetShard { root: *root, length_bytes: segment.geometry.shard_bytes() },
+            index,
+            documents: plan.documents,
+            segment: segment.id,
+            generation: 0,
+            until_ms: 0,
+            receipt: 0,
+        };
+        cared.placed(node, known, &receipt)?;
+    }
     // Only now: until it was published, readers go to the node that goes.
     cared.state.add_untold(&cared.tag, &moved)
 }

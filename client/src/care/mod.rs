@@ -7,14 +7,17 @@
 mod audits;
 mod dataset;
 mod leases;
+mod load;
 mod look;
 mod mend;
 mod moved;
+mod receipts;
 mod report;
 mod run;
 mod set;
 mod state;
 
+pub use load::CareLoad;
 pub use report::{DatasetCare, NodeCare, RepairReport, StewardStatus};
 pub use run::{StewardOptions, StewardRun};
 

@@ -6,7 +6,7 @@ use super::state::{CareState, Tag};
 use crate::audit::{SetSource, Shards};
 use crate::error::ClientError;
 
-/// What one node should hold of a dataset.
+/// What one node should hold of a dataset, but for what it has signed not to.
 pub(super) struct DiskSet {
     pub(super) state: CareState,
     pub(super) tag: Tag,
@@ -15,7 +15,7 @@ pub(super) struct DiskSet {
 
 impl SetSource for DiskSet {
     fn shards(&self) -> Result<Shards<'_>, ClientError> {
-        let shards = self.state.shards_of(&self.tag, &self.node)?;
+        let shards = self.state.held_of(&self.tag, &self.node)?;
         Ok(Box::new(shards.map(|known| known.map(|known| known.shard))))
     }
 }

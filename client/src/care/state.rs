@@ -2,7 +2,7 @@
 //!
 //! Decides the database's shape, and that a run that is cut off loses at most its last step. All of it can be found again
 //! by looking but standings, pending challenges and receipts; so the file is to be kept, and is small beside what it is about:
-//! about 150 bytes a shard.
+//! about 250 bytes a shard.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use dolmen_proto::ids::{NodeId, SegmentId, ShardIndex, ShardRoot, Timestamp};
 use dolmen_proto::standing::Standing;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
+use super::receipts::{RECEIPT_KEY_BYTES, RECEIPTS, ReceiptNumber, receipt_key, sweep};
 use crate::error::{ClientError, ErrorKind};
 
 /// What the database may keep in memory.
@@ -22,13 +23,17 @@ pub(super) type Tag = [u8; 16];
 /// Lost shards that are looked at at a time; others wait until these are repaired.
 const LOST_MAX: usize = 500_000;
 const NODE_KEY_BYTES: usize = 48;
-const SHARD_KEY_BYTES: usize = 80;
+pub(super) const SHARD_KEY_BYTES: usize = 80;
 
-/// (dataset, node, root) to length, index, kind, segment, generation and end of the lease.
-const SHARDS: TableDefinition<'static, &'static [u8; SHARD_KEY_BYTES], &'static [u8; 50]> =
-    TableDefinition::new("shards 1");
-/// (dataset, node, root) to when the node was found not to hold what it should.
+pub(super) const SHARD_BYTES: usize = 58;
+
+/// (dataset, node, root) to length, index, kind, segment, generation, end of the lease and receipt.
+pub(super) const SHARDS: TableDefinition<'static, &'static [u8; SHARD_KEY_BYTES], &'static [u8; SHARD_BYTES]> =
+    TableDefinition::new("shards 2");
+/// (dataset, node, root) to when the node was found not to hold what it should, with [`SIGNED`] where it has signed that.
 const LOST: TableDefinition<'static, &'static [u8; SHARD_KEY_BYTES], u64> = TableDefinition::new("lost 1");
+/// In a value of [`LOST`]: the node's own signature says so, not only a look.
+const SIGNED: u64 = 1 << 63;
 /// Node to its standing.
 const NODES: TableDefinition<'static, &'static [u8; 32], &'static [u8]> = TableDefinition::new("nodes 1");
 /// Node to since when it is not reached, when it goes away, and until when it was last proven; each 0: not.
@@ -55,6 +60,8 @@ pub(super) struct KnownShard {
     pub(super) generation: u32,
     /// The end of its lease as its node says; 0: not known.
     pub(super) until_ms: u64,
+    /// Which of the node's receipts names it; 0: none is kept.
+    pub(super) receipt: ReceiptNumber,
 }
 
 /// What a node's presence is like.
@@ -76,11 +83,11 @@ pub(super) struct Due {
 /// The database of one steward's process.
 #[derive(Clone)]
 pub(super) struct CareState {
-    database: Arc<Database>,
+    pub(super) database: Arc<Database>,
     folder: PathBuf,
 }
 
-fn shard_key(tag: &Tag, node: &NodeId, root: &ShardRoot) -> [u8; SHARD_KEY_BYTES] {
+pub(super) fn shard_key(tag: &Tag, node: &NodeId, root: &ShardRoot) -> [u8; SHARD_KEY_BYTES] {
     let mut key = [0; SHARD_KEY_BYTES];
     key[..16].copy_from_slice(tag);
     key[16..48].copy_from_slice(node.as_bytes());
@@ -112,18 +119,19 @@ fn three(numbers: [u64; 3]) -> [u8; 24] {
 }
 
 impl KnownShard {
-    fn to_bytes(self) -> [u8; 50] {
-        let mut bytes = [0; 50];
+    pub(super) fn to_bytes(self) -> [u8; SHARD_BYTES] {
+        let mut bytes = [0; SHARD_BYTES];
         bytes[..4].copy_from_slice(&self.shard.length_bytes.to_le_bytes());
         bytes[4] = self.index.to_byte();
         bytes[5] = u8::from(self.documents);
         bytes[6..38].copy_from_slice(self.segment.as_bytes());
         bytes[38..42].copy_from_slice(&self.generation.to_le_bytes());
-        bytes[42..].copy_from_slice(&self.until_ms.to_le_bytes());
+        bytes[42..50].copy_from_slice(&self.until_ms.to_le_bytes());
+        bytes[50..].copy_from_slice(&self.receipt.to_le_bytes());
         bytes
     }
 
-    fn parse(key: &[u8; SHARD_KEY_BYTES], bytes: &[u8; 50]) -> Self {
+    pub(super) fn parse(key: &[u8; SHARD_KEY_BYTES], bytes: &[u8; SHARD_BYTES]) -> Self {
         let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         let mut segment = [0; 32];
         segment.copy_from_slice(&bytes[6..38]);
@@ -135,15 +143,22 @@ impl KnownShard {
             documents: bytes[5] != 0,
             segment: SegmentId::new(segment),
             generation: word(38),
-            until_ms: number(&bytes[42..]),
+            until_ms: number(&bytes[42..50]),
+            receipt: number(&bytes[50..]),
         }
     }
 }
 
-fn failed(error: impl Into<redb::Error>) -> ClientError {
+pub(super) fn failed(error: impl Into<redb::Error>) -> ClientError {
     let advice =
         "check the disk of the steward's state folder; without the file it begins anew, and believes nothing of nodes";
     ClientError::new(ErrorKind::Local, "the steward's database failed", error.into(), advice)
+}
+
+impl std::fmt::Debug for CareState {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("CareState").field("folder", &self.folder).finish_non_exhaustive()
+    }
 }
 
 impl CareState {
@@ -186,6 +201,7 @@ impl CareState {
             write.open_table(DUE).map_err(failed)?;
             write.open_table(PENDING).map_err(failed)?;
             write.open_table(UNTOLD).map_err(failed)?;
+            write.open_table(RECEIPTS).map_err(failed)?;
             write.open_table(MARKS).map_err(failed)?;
         }
         write.commit().map_err(failed)?;
@@ -197,7 +213,7 @@ impl CareState {
         &self.folder
     }
 
-    /// Writes down shards of nodes; what is known of the end of a lease stays.
+    /// Writes down shards of nodes; what is known of the end of a lease and of a receipt stays.
     ///
     /// # Errors
     /// `Local`.
@@ -209,26 +225,42 @@ impl CareState {
                 let key = shard_key(tag, node, &shard.shard.root);
                 let before = table.get(&key).map_err(failed)?.map(|value| KnownShard::parse(&key, value.value()));
                 let until_ms = shard.until_ms.max(before.map_or(0, |before| before.until_ms));
-                table.insert(&key, &KnownShard { until_ms, ..*shard }.to_bytes()).map_err(failed)?;
+                let receipt = before.map_or(0, |before| before.receipt);
+                table.insert(&key, &KnownShard { until_ms, receipt, ..*shard }.to_bytes()).map_err(failed)?;
             }
         }
         write.commit().map_err(failed)
     }
 
-    /// Forgets shards that were not seen in this look at the table; gives how many.
+    /// Forgets shards that were not seen in this look at the table, and receipts that name none any more; gives how many shards.
+    /// Those of `kept` stay, whatever their look.
     ///
     /// # Errors
     /// `Local`.
-    pub(super) fn forget_older(&self, tag: &Tag, generation: u32) -> Result<u64, ClientError> {
+    pub(super) fn forget_older(
+        &self,
+        tag: &Tag,
+        generation: u32,
+        kept: &HashSet<(NodeId, ShardRoot)>,
+    ) -> Result<u64, ClientError> {
         let write = self.database.begin_write().map_err(failed)?;
         let mut forgotten = 0;
+        let mut named: HashSet<[u8; RECEIPT_KEY_BYTES - 16]> = HashSet::new();
         {
             let mut table = write.open_table(SHARDS).map_err(failed)?;
             let mut lost = write.open_table(LOST).map_err(failed)?;
             let (first, last) = bounds(tag);
             let stale = table
                 .extract_from_if::<&[u8; SHARD_KEY_BYTES], _>(&first..=&last, |key, value| {
-                    KnownShard::parse(key, value).generation != generation
+                    let known = KnownShard::parse(key, value);
+                    let node = node_of(key);
+                    let stays = known.generation == generation
+                        || (!kept.is_empty() && kept.contains(&(node, known.shard.root)));
+                    if stays && known.receipt != 0 {
+                        let key = receipt_key(tag, &node, known.receipt);
+                        named.insert(key[16..].try_into().expect("a key is longer than a tag"));
+                    }
+                    !stays
                 })
                 .map_err(failed)?;
             for entry in stale {
@@ -236,9 +268,77 @@ impl CareState {
                 lost.remove(key.value()).map_err(failed)?;
                 forgotten += 1;
             }
+            sweep(&mut write.open_table(RECEIPTS).map_err(failed)?, tag, &named)?;
         }
         write.commit().map_err(failed)?;
         Ok(forgotten)
+    }
+
+    /// Shards that were not seen in this look at the table although a receipt of a node's is kept: at most `most`.
+    ///
+    /// # Errors
+    /// `Local`.
+    pub(super) fn unseen(
+        &self,
+        tag: &Tag,
+        generation: u32,
+        most: usize,
+    ) -> Result<Vec<(NodeId, KnownShard)>, ClientError> {
+        let read = self.database.begin_read().map_err(failed)?;
+        let table = read.open_table(SHARDS).map_err(failed)?;
+        let (first, last) = bounds(tag);
+        let mut unseen = Vec::new();
+        for entry in table.range::<&[u8; SHARD_KEY_BYTES]>(&first..=&last).map_err(failed)? {
+            let (key, value) = entry.map_err(failed)?;
+            let known = KnownShard::parse(key.value(), value.value());
+            if known.generation != generation && known.receipt != 0 {
+                unseen.push((node_of(key.value()), known));
+                if unseen.len() == most {
+                    break;
+                }
+            }
+        }
+        Ok(unseen)
+    }
+
+    /// As [`CareState::shards_of`], without those that the node has signed not to hold: they were counted, and are lost.
+    ///
+    /// # Errors
+    /// As [`CareState::shards_of`].
+    pub(super) fn held_of(
+        &self,
+        tag: &Tag,
+        node: &NodeId,
+    ) -> Result<impl Iterator<Item = Result<KnownShard, ClientError>> + use<>, ClientError> {
+        let read = self.database.begin_read().map_err(failed)?;
+        let table = read.open_table(LOST).map_err(failed)?;
+        let first = shard_key(tag, node, &ShardRoot::new([0; 32]));
+        let last = shard_key(tag, node, &ShardRoot::new([0xff; 32]));
+        let mut lost = table.range::<&[u8; SHARD_KEY_BYTES]>(&first..=&last).map_err(failed)?;
+        let mut next_lost = move || -> Result<Option<ShardRoot>, ClientError> {
+            for entry in lost.by_ref() {
+                let (key, value) = entry.map_err(failed)?;
+                if value.value() & SIGNED != 0 {
+                    return Ok(Some(root_of_key(key.value())));
+                }
+            }
+            Ok(None)
+        };
+        // Both ascend by root, so one pass over both is enough.
+        let mut gone = next_lost()?;
+        Ok(self.shards_of(tag, node)?.filter_map(move |known| {
+            let root = match &known {
+                Ok(known) => known.shard.root,
+                Err(_) => return Some(known),
+            };
+            while gone.is_some_and(|gone| gone < root) {
+                match next_lost() {
+                    Ok(next) => gone = next,
+                    Err(error) => return Some(Err(error)),
+                }
+            }
+            (gone != Some(root)).then_some(known)
+        }))
     }
 
     /// Visits the shards of one node, ascending by root.
@@ -304,7 +404,32 @@ impl CareState {
         write.commit().map_err(failed)
     }
 
-    /// Notes that a node does not hold these shards, or that it does after all.
+    /// Notes that a node does not hold these shards by what it has signed: they are not asked for again.
+    ///
+    /// # Errors
+    /// `Local`.
+    pub(super) fn set_lost_signed(
+        &self,
+        tag: &Tag,
+        node: &NodeId,
+        lost: &[ShardRoot],
+        now: Timestamp,
+    ) -> Result<(), ClientError> {
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let write = self.database.begin_write().map_err(failed)?;
+        {
+            let mut table = write.open_table(LOST).map_err(failed)?;
+            for root in lost {
+                table.insert(&shard_key(tag, node, root), now.as_unix_ms() | SIGNED).map_err(failed)?;
+            }
+        }
+        write.commit().map_err(failed)
+    }
+
+    /// Notes that a node does not hold these shards, or that it does after all, by what a look or a read shows. That proves
+    /// nothing to others, so they stay in what it is asked to prove.
     ///
     /// # Errors
     /// `Local`.
@@ -552,6 +677,18 @@ fn place_of(key: &[u8; SHARD_KEY_BYTES]) -> (NodeId, ShardRoot) {
     (NodeId::new(node), ShardRoot::new(root))
 }
 
+fn node_of(key: &[u8; SHARD_KEY_BYTES]) -> NodeId {
+    let mut node = [0; 32];
+    node.copy_from_slice(&key[16..48]);
+    NodeId::new(node)
+}
+
+fn root_of_key(key: &[u8; SHARD_KEY_BYTES]) -> ShardRoot {
+    let mut root = [0; 32];
+    root.copy_from_slice(&key[48..]);
+    ShardRoot::new(root)
+}
+
 fn bounds(tag: &Tag) -> ([u8; SHARD_KEY_BYTES], [u8; SHARD_KEY_BYTES]) {
     let (lowest, highest) = (NodeId::new([0; 32]), NodeId::new([0xff; 32]));
     (shard_key(tag, &lowest, &ShardRoot::new([0; 32])), shard_key(tag, &highest, &ShardRoot::new([0xff; 32])))
@@ -565,11 +702,27 @@ mod tests {
         KnownShard {
             shard: SetShard { root: ShardRoot::new([root; 32]), length_bytes: 1000 + u32::from(root) },
             index: ShardIndex::new(root),
-            documents: root % 2 == 0,
+            documents: root.is_multiple_of(2),
             segment: SegmentId::new([root; 32]),
             generation,
             until_ms: 0,
+            receipt: 0,
         }
+    }
+
+    #[test]
+    fn what_a_node_has_signed_not_to_hold_is_asked_no_more_and_hearsay_still_is() {
+        let state = CareState::in_memory().unwrap();
+        let (tag, node, now) = ([1; 16], NodeId::new([1; 32]), Timestamp::from_unix_ms(1_900_000_000_000));
+        let shards: Vec<_> = (1..=6).map(|root| (node, shard(root, 1))).collect();
+        state.learn(&tag, &shards).unwrap();
+        let root = |byte| ShardRoot::new([byte; 32]);
+        state.set_lost(&tag, &node, &[root(1), root(5)], &[], now).unwrap();
+        state.set_lost_signed(&tag, &node, &[root(2), root(5), root(6), root(9)], now).unwrap();
+        let held = state.held_of(&tag, &node).unwrap().map(|known| known.unwrap().shard.root.as_bytes()[0]);
+        assert_eq!(held.collect::<Vec<_>>(), [1, 3, 4]);
+        assert_eq!(state.shards_of(&tag, &node).unwrap().count(), 6);
+        assert_eq!(state.all_lost(&tag).unwrap().len(), 5, "and all of it is lost to whoever repairs");
     }
 
     #[test]
@@ -607,7 +760,7 @@ mod tests {
         assert!(state.untold(&other, 10).unwrap().is_empty());
         assert!(state.pending(&tag).unwrap().is_empty());
         state.learn(&tag, &[(node(1), shard(3, 2))]).unwrap();
-        assert_eq!(state.forget_older(&tag, 2).unwrap(), 2);
+        assert_eq!(state.forget_older(&tag, 2, &HashSet::new()).unwrap(), 2);
         let kept: Vec<_> = state.shards_of(&tag, &node(1)).unwrap().map(Result::unwrap).collect();
         assert_eq!(kept[0].until_ms, now.as_unix_ms(), "a look at the table does not forget leases");
         assert_eq!(state.nodes_of(&other).unwrap(), [node(7)]);

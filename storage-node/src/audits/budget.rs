@@ -325,12 +325,12 @@ mod tests {
     fn a_clock_that_trembles_gains_nothing() {
         let budget = AuditBudget::new(3600);
         while budget.take(key(1), TB, TB, 8, START).is_ok() {}
-        let before = budget.state.lock().unwrap().left;
+        let before = budget.state.lock().expect("a lock").left;
         for round in 0..1000 {
             let now = START.after(Duration::from_millis(500 * (round % 2)));
             let _ = budget.take(key(1), TB, TB, 1024, now);
         }
-        let gained = budget.state.lock().unwrap().left - before;
+        let gained = budget.state.lock().expect("a lock").left - before;
         assert!(gained <= SAMPLE, "half a second is half a sample: {gained}");
     }
 
@@ -340,7 +340,7 @@ mod tests {
         for number in 0..3000 {
             let _ = budget.take(key(number), u64::MAX, TB, 1, START);
         }
-        let state = budget.state.lock().expect("nobody panicked");
+        let state = budget.state.lock().expect("a lock");
         assert!(state.askers.len() <= ASKERS_MAX);
         assert!(state.askers.values().all(|share| share.claimed_bytes <= TB));
     }

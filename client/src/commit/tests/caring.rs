@@ -176,3 +176,59 @@ async fn by_hand_every_lost_shard_comes_back() {
     let again = within(client.repair(&link, u64::MAX / 4)).await.unwrap();
     assert_eq!((again.planned, again.placed_shards), (0, 0), "{again:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_denies_what_it_has_signed_convicts_itself_and_each_shard_counts_once() {
+    let world = World::new(12);
+    let (_machine, _dataset, link) = dataset(&world).await;
+    let folder = tempfile::tempdir().unwrap();
+    let (_stranger, client) = world.stranger();
+    let mut run = StewardRun::new(&client, &[link], options(folder.path().to_owned())).unwrap();
+    // The first round has nodes sign what they hold.
+    let status = round(&mut run).await;
+    assert_eq!(status.datasets[0].hard_evidence, 0);
+    let denier = world.network.ids()[0];
+    world.network.these_behave([denier], Manner::Forgetful);
+    let status = round(&mut run).await;
+    assert!(status.datasets[0].hard_evidence > 0, "{status:?}");
+    let views: Vec<_> = std::fs::read_dir(folder.path().join("transcripts"))
+        .unwrap()
+        .map(|file| crate::check_transcript(&std::fs::read(file.unwrap().path()).unwrap()).unwrap())
+        .collect();
+    assert!(views.iter().all(|view| view.hard_evidence && view.outcome == "not_held"), "{views:?}");
+    // Whatever it has signed not to hold is not asked for again: the evidence ends with its shards.
+    let mut last = status.datasets[0].hard_evidence;
+    for _ in 0..6 {
+        last = round(&mut run).await.datasets[0].hard_evidence;
+    }
+    assert_eq!(round(&mut run).await.datasets[0].hard_evidence, last);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_were_lost_with_the_keys_are_published_again_from_receipts() {
+    let world = World::new(12);
+    let (_machine, dataset, link) = dataset(&world).await;
+    let before = files(&dataset, &Selector::Newest).await;
+    let folder = tempfile::tempdir().unwrap();
+    let (_stranger, client) = world.stranger();
+    {
+        let mut run = StewardRun::new(&client, std::slice::from_ref(&link), options(folder.path().to_owned())).unwrap();
+        round(&mut run).await;
+        let victims: Vec<NodeId> = world.network.ids().into_iter().take(3).collect();
+        for (node, root) in holders(&dataset).await {
+            if victims.contains(&node) {
+                world.network.lose(node, root);
+            }
+        }
+        let status = round(&mut run).await;
+        assert!(status.datasets[0].repaired_shards > 0, "{status:?}");
+        round(&mut run).await;
+    }
+    // The keys change while no steward runs: what the overlay said lies where nobody looks any more.
+    within(dataset.rekey()).await.unwrap();
+    let mut run = StewardRun::new(&client, &[link], options(folder.path().to_owned())).unwrap();
+    let repaired = round(&mut run).await.datasets[0].repaired_shards;
+    let status = round(&mut run).await;
+    assert_eq!(status.datasets[0].repaired_shards, repaired, "nothing is made a second time");
+    assert_eq!(files(&dataset, &Selector::Newest).await, before);
+}
