@@ -17,6 +17,7 @@ use crate::{
 mod ancestry;
 mod caring;
 mod collect;
+mod cut;
 mod overlays;
 mod property;
 mod reseal;

@@ -95,6 +95,8 @@ pub(crate) struct Memory {
     /// How far its clock, and that of its clients, is ahead of this machine's.
     ahead: Mutex<Duration>,
     before_head: Mutex<Option<BeforeHead>>,
+    /// So many calls are answered yet, and who waits for the end of that.
+    cut: Mutex<Option<(u32, Arc<tokio::sync::Notify>)>>,
 }
 
 impl Memory {
@@ -108,6 +110,7 @@ impl Memory {
             changed: tokio::sync::watch::Sender::new(0),
             ahead: Mutex::default(),
             before_head: Mutex::default(),
+            cut: Mutex::default(),
         })
     }
 
@@ -219,6 +222,34 @@ impl Memory {
     /// Has something happen once, just before a node is next given a head: what another writer did meanwhile.
     pub(crate) fn before_next_head(&self, what: impl FnOnce(&Self) + Send + 'static) {
         *self.before_head.lock().unwrap() = Some(Box::new(what));
+    }
+
+    /// Does some work until so many calls have been answered: then it is dropped where it stands, as when a machine loses
+    /// power. `None`: it was.
+    pub(crate) async fn cut_off<T>(&self, calls: u32, work: impl Future<Output = T>) -> Option<T> {
+        let cut = Arc::new(tokio::sync::Notify::new());
+        *self.cut.lock().unwrap() = Some((calls, Arc::clone(&cut)));
+        let done = tokio::select! {
+            done = work => Some(done),
+            () = cut.notified() => None,
+        };
+        *self.cut.lock().unwrap() = None;
+        done
+    }
+
+    /// Whether the next call is not answered any more.
+    fn is_cut(&self) -> bool {
+        match self.cut.lock().unwrap().as_mut() {
+            None => false,
+            Some((0, cut)) => {
+                cut.notify_one();
+                true
+            }
+            Some((left, _)) => {
+                *left -= 1;
+                false
+            }
+        }
     }
 
     /// Lets time go by.
@@ -560,6 +591,9 @@ impl Network for Handle {
             if let Request::Get(get) = &request {
                 let got = Got { node: node.id, root: get.root, count_bytes: get.count_bytes, proof: get.proof };
                 network.gets.lock().unwrap().push(got);
+            }
+            if network.is_cut() {
+                return Err(CallFault::new(Fault::Unreachable, "cut off"));
             }
             if matches!(request, Request::PutHead(_)) {
                 let before = network.before_head.lock().unwrap().take();

@@ -4,6 +4,9 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// What left is deleted after it.
+const WEEK: Duration = Duration::from_secs(8 * 86_400);
+
 const PATHS: [&str; 6] = ["a", "b", "dir/a", "dir/b", "dir/deep/c", "other/d"];
 
 /// Something that a machine does.
@@ -19,6 +22,13 @@ enum Deed {
     Tag,
     Forget {
         last: u32,
+    },
+    /// Garbage is collected, then a week goes by.
+    Collect,
+    /// One machine puts while the other collects garbage.
+    PutBesideCollect {
+        paths: Vec<usize>,
+        content: u8,
     },
     /// Both machines put at the same time.
     PutBoth {
@@ -38,6 +48,8 @@ fn deed() -> impl Strategy<Value = Deed> {
         2 => (0..PATHS.len()).prop_map(|path| Deed::Remove { path }),
         1 => Just(Deed::Tag),
         1 => (1u32..4).prop_map(|last| Deed::Forget { last }),
+        2 => Just(Deed::Collect),
+        2 => (paths(), any::<u8>()).prop_map(|(paths, content)| Deed::PutBesideCollect { paths, content }),
         2 => (paths(), paths(), any::<u8>())
             .prop_map(|(one, other, content)| Deed::PutBoth { one, other, content }),
     ]
@@ -109,6 +121,18 @@ async fn run(deeds: Vec<(bool, Deed)>) {
                 let gone = model.snapshots.len().saturating_sub(last as usize);
                 let expected: Vec<String> = model.snapshots.drain(..gone).map(|(id, ..)| id).collect();
                 assert_eq!(dropped.into_iter().map(|entry| entry.snapshot).collect::<Vec<_>>(), expected);
+            }
+            Deed::Collect => {
+                within(dataset.gc(false)).await.unwrap();
+                world.network.pass(WEEK);
+            }
+            Deed::PutBesideCollect { paths, content } => {
+                let collect = within(datasets[1 - who].gc(false));
+                let (report, collected) = tokio::join!(put(machine, dataset, &paths, content, 0), collect);
+                collected.unwrap();
+                let mut files = model.files();
+                files.extend(paths.iter().map(|path| (PATHS[*path].to_owned(), bytes(content, *path, 0))));
+                model.snapshots.push((report.snapshot, files, Vec::new()));
             }
             Deed::PutBoth { one, other, content } => {
                 let (mine, theirs) = tokio::join!(
