@@ -95,7 +95,12 @@ fn survey(state: &SegmentState, now: Timestamp) -> Result<Survey<'_>, RepairErro
         survey.holders.extend(holders.iter().map(|holder| holder.node));
         let counted = |holder: &Holder| match count(holder, now) {
             alive @ (Count::Sound | Count::Suspect | Count::Waiting) if taken.contains(&holder.node) => {
-                if alive == Count::Waiting { alive } else { Count::Going { bad: false } }
+                match alive {
+                    Count::Waiting => alive,
+                    // Nothing to count on, here no more than at its other shard.
+                    Count::Suspect => Count::Going { bad: true },
+                    _ => Count::Going { bad: false },
+                }
             }
             other => other,
         };

@@ -261,6 +261,25 @@ fn the_most_urgent_goes_first() {
 }
 
 #[test]
+fn a_suspect_node_that_counts_for_another_shard_is_nothing_to_count_on() {
+    let holder = |number, condition| Holder { condition, ..Holder::alive(node(number), NOW.after(300 * DAY)) };
+    let state = SegmentState {
+        segment: SegmentId::new([1; 32]),
+        policy: policy("2/4"),
+        shard_bytes: 4096,
+        documents: false,
+        shards: vec![
+            vec![holder(0, Condition::Suspect)],
+            vec![holder(1, Condition::Alive)],
+            vec![holder(0, Condition::Suspect)],
+            vec![holder(2, Condition::Alive)],
+        ],
+    };
+    let planned = plan(&state, NOW).expect("it can be read").expect("two shards are certain, and no more are needed");
+    assert!(matches!(planned.urgency, Urgency::Floor { .. }), "{:?}", planned.urgency);
+}
+
+#[test]
 fn concurrency_and_bandwidth_are_bounded() {
     let mut queue = queue(2, 1000);
     for segment in 0..4 {
