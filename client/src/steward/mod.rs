@@ -26,7 +26,7 @@
 //!     steward.put_heads_again(until).await;                        // read, table and steward head, his own overlay's
 //! }
 //! ```
-//! Receipts are kept bytes ([`KeptReceipt`]): evidence for audits, and what rows stand on. Renew what lies in the overlay with at most
+//! Receipts are kept bytes (`KeptReceipt`): evidence for audits, and what rows stand on. Renew what lies in the overlay with at most
 //! [`OVERLAY_RENEWAL_SHARDS_MAX`](dolmen_proto::limits::OVERLAY_RENEWAL_SHARDS_MAX) roots a call and put the receipts into rows;
 //! renew what the base table places with any number. [`Stewardship::renew_own`] keeps the overlay's own blobs alive.
 //! Memory: the grants (at most 4,096), one blob of each tree that is walked, and the rows of one change.
