@@ -10,6 +10,7 @@ use crate::arguments::{Audit, AuditCommand};
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::opened::Opened;
+use crate::source::{Named, Source};
 use crate::terminal::{Terminal, local_time, size};
 
 /// Runs one of these commands.
@@ -26,9 +27,19 @@ pub async fn run(context: &Context, arguments: &Audit) -> Result<Exit, Failure> 
 async fn audit(context: &Context, arguments: &Audit) -> Result<Exit, Failure> {
     let typed = arguments.source.as_deref().unwrap_or_default();
     let options = AuditOptions { samples: Some(arguments.samples), transcripts: arguments.transcripts.clone() };
-    let opened = Opened::open(context, typed).await?;
-    let report = opened.client.audit_of(&opened.snapshot, &options).await?;
-    opened.client.shut_down().await;
+    let (client, report) = match Source::read(typed)?.named {
+        Named::Link(link) => {
+            let client = context.connect().await?;
+            let report = client.audit(&link, &options).await?;
+            (client, report)
+        }
+        Named::Dataset { .. } => {
+            let Opened { client, snapshot, .. } = Opened::open(context, typed).await?;
+            let report = client.audit_of(&snapshot, &options).await?;
+            (client, report)
+        }
+    };
+    client.shut_down().await;
     show(context.terminal(), &report);
     Ok(if report.passed == report.nodes { Exit::Ok } else { Exit::SomeFailed })
 }

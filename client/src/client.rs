@@ -29,10 +29,11 @@ use crate::network::{Account, Live, Network, Nodes};
 use crate::options::{Destination, GetOptions, PutOptions};
 use crate::progress::{Progress, ProgressEvent, Stage};
 use crate::put::{self, PutContext};
-use crate::read::{BlobCache, Dataset, Reading};
+use crate::read::{BlobCache, Dataset, Place, Reading};
 use crate::report::{GetReport, InfoReport, NodeView, PutReport, RemoveReport, RenewReport};
 use crate::snapshot::Snapshot;
 use crate::state::State;
+use crate::steward::Stewardship;
 use crate::vault::{Cost, Locksmith, SystemKeychain};
 
 /// A connection to one network. Clones share it; each operation keeps to the memory budget by itself.
@@ -231,12 +232,22 @@ impl Client {
         info::info(&self.nodes, &snapshot.dataset).await
     }
 
-    /// Asks every node of the dataset that a link leads to for proof of what it should hold; see [`AuditOptions`].
+    /// Asks every node of the dataset that a read or steward link leads to for proof of what it should hold; see
+    /// [`AuditOptions`].
     ///
     /// # Errors
     /// As [`Client::get`] for the documents; what nodes do is in the report.
     pub async fn audit(&self, link: &str, options: &AuditOptions) -> Result<AuditReport, ClientError> {
-        self.audit_dataset(&self.open(link, true).await?, options).await
+        let parsed = parse(link)?;
+        if parsed.steward_secret().is_none() {
+            return self.audit_dataset(&self.open(link, true).await?, options).await;
+        }
+        let steward = Stewardship::open(self, &parsed).await?;
+        let (mut segments, mut places) = (steward.segments()?, Vec::new());
+        while let Some(batch) = steward.next_segments(&mut segments).await? {
+            places.extend(batch.into_iter().map(|segment| segment.place));
+        }
+        self.audit_places(&places, options).await
     }
 
     /// As [`Client::audit`], of the dataset that a snapshot was opened in.
@@ -248,10 +259,13 @@ impl Client {
     }
 
     async fn audit_dataset(&self, dataset: &Dataset, options: &AuditOptions) -> Result<AuditReport, ClientError> {
+        self.audit_places(&info::places(dataset).await?, options).await
+    }
+
+    async fn audit_places(&self, places: &[Arc<Place>], options: &AuditOptions) -> Result<AuditReport, ClientError> {
         self.progress.stage(Stage::Auditing);
-        let places = info::places(dataset).await?;
         let readers = self.readers()?;
-        audit::audit(&self.nodes, &readers, &places, options, &self.state.standings(), &self.progress).await
+        audit::audit(&self.nodes, &readers, places, options, &self.state.standings(), &self.progress).await
     }
 
     /// Looks at every segment of a dataset through a steward link and repairs what needs it, now.

@@ -15,7 +15,7 @@ pub struct Audit {
     /// Check transcripts, offline.
     #[command(subcommand)]
     pub command: Option<AuditCommand>,
-    /// DATASET, LINK, @FILE or -: every node that should hold something of it is asked.
+    /// DATASET, LINK (to read, or a steward's), @FILE or -: every node that should hold something of it is asked.
     #[arg(value_name = "SOURCE", required = true)]
     pub source: Option<String>,
     /// Blocks that each node has to show, beside one of every document shard.

@@ -173,6 +173,8 @@ async fn by_hand_every_lost_shard_comes_back() {
     let report = within(client.repair(&link, u64::MAX / 4)).await.unwrap();
     assert_eq!((report.placed_shards, report.failed.as_slice()), (lost, &[][..]), "{report:?}");
     assert!(report.worst_margin >= report.worst_margin_before, "{report:?}");
+    let audited = within(client.audit(&link, &crate::AuditOptions::default())).await.unwrap();
+    assert_eq!(audited.nodes - audited.passed, 1, "a steward's link is enough to audit by: {audited:?}");
     let again = within(client.repair(&link, u64::MAX / 4)).await.unwrap();
     assert_eq!((again.planned, again.placed_shards), (0, 0), "{again:?}");
 }
