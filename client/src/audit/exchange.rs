@@ -87,6 +87,9 @@ impl Closed {
         let samples = findings.proven_blocks.saturating_add(wrong).saturating_add(not_held);
         match self.outcome {
             Outcome::Late => Observation::Late { challenge },
+            // It proves a part and says of the rest, for the fourth time, that its disk cannot be read now: that is no answer, or
+            // who has lost shards would say so of them for ever.
+            Outcome::NoAnswer => Observation::NoAnswer { challenge },
             _ if samples == 0 => Observation::NoAnswer { challenge },
             _ => Observation::Answered { challenge, samples, wrong, not_held },
         }

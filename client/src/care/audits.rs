@@ -316,28 +316,8 @@ fn take_in(
     state: &mut NodeState<'_>,
     now: Timestamp,
 ) -> Result<(), ClientError> {
-    let challenge = ChallengeKey::new(closed.transcript.slot.body_hash());
-    let Some(findings) = &closed.findings else {
-        let observation = match closed.outcome {
-            Outcome::Refused => Observation::Refused,
-            _ => Observation::NoAnswer { challenge },
-        };
-        record(state.standing, observation, now);
-        return Ok(());
-    };
-    let hard = findings.not_held.iter().filter(|shard| shard.receipt).count();
-    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-    let (wrong, not_held) = (count(findings.wrong.len()), count(hard));
-    let samples = findings.proven_blocks.saturating_add(wrong).saturating_add(not_held);
-    let observation = match closed.outcome {
-        Outcome::Late => Observation::Late { challenge },
-        // It proves a part and says of the rest, for the fourth time, that its disk cannot be read now: that is no answer, or who
-        // has lost shards would say so of them for ever.
-        Outcome::NoAnswer => Observation::NoAnswer { challenge },
-        _ if samples == 0 => Observation::NoAnswer { challenge },
-        _ => Observation::Answered { challenge, samples, wrong, not_held },
-    };
-    record(state.standing, observation, now);
+    record(state.standing, closed.observation(), now);
+    let Some(findings) = &closed.findings else { return Ok(()) };
     if closed.outcome == Outcome::Passed {
         state.contact.proven_at_ms = now.as_unix_ms();
     }
