@@ -5,3 +5,5 @@
 //! are built on top of everything, are separate programs.
 
 pub mod floor;
+pub mod peers;
+pub mod shaper;
