@@ -8,7 +8,6 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use dolmen_proto::erasure::cpu_check;
 use dolmen_proto::ids::Timestamp;
 use dolmen_proto::keys::DatasetKeys;
 use dolmen_proto::limits::LEASE_MAX;
@@ -75,10 +74,6 @@ impl Client {
         config: ClientConfig,
         progress: Progress,
     ) -> Result<Self, ClientError> {
-        cpu_check().map_err(|error| {
-            let advice = "use a processor that has it, or a build of dolmen for this one";
-            ClientError::new(ErrorKind::Local, "this processor cannot run dolmen", error, advice)
-        })?;
         let state = State::open(&config.state_folder)?;
         let locksmith =
             Locksmith { path: config.vault_file(), cost: Cost::DEFAULT, keychain: Arc::new(SystemKeychain) };

@@ -2,13 +2,14 @@
 //!
 //! Decides the code's matrix and the order of the arithmetic. Knows no keys, nodes or lengths beyond "all slices are
 //! equally long": it works on any equal ranges of shards, whole shards or parts. Parity is coded here *before* it is
-//! masked and rebuilt *after* it is unmasked ([`crate::mask`]). The field and its kernels are the crate
-//! reed-solomon-erasure's (GF(2^8) modulo 0x11d); the matrix is written out in docs/format.md and equals the crate's.
+//! masked and rebuilt *after* it is unmasked ([`crate::mask`]). The field is GF(2^8) modulo 0x11d; the matrix is written
+//! out in docs/format.md and equals that of the crate reed-solomon-erasure. The arithmetic on slices is [`dolmen_gf256`]'s.
 
-use reed_solomon_erasure::galois_8::{add, div, exp, mul, mul_slice, mul_slice_xor};
+use dolmen_gf256::{Coefficients, ShapeError};
+use reed_solomon_erasure::galois_8::{add, div, exp, mul};
 
 use crate::ids::ShardIndex;
-use crate::limits::{CODING_CELL_BYTES, SHARDS_MAX};
+use crate::limits::SHARDS_MAX;
 use crate::policy::Policy;
 
 /// Why shards were not coded: the caller's mistake, or too few shards.
@@ -38,35 +39,6 @@ pub enum CodeError {
     },
 }
 
-/// Why this computer cannot run the coder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("this processor lacks {0}: Dolmen needs an x86-64 processor of 2013 or later (AVX2), or another architecture")]
-pub struct CpuError(&'static str);
-
-/// Checks that the processor has what the coding kernels were compiled for. Call it before anything else: without, they
-/// die of an illegal instruction.
-///
-/// # Errors
-/// Names what is missing.
-pub fn cpu_check() -> Result<(), CpuError> {
-    // The crate's C kernel is compiled with -march=haswell on x86-64 and for the base instruction set elsewhere.
-    #[cfg(target_arch = "x86_64")]
-    {
-        let features = [
-            (std::arch::is_x86_feature_detected!("avx2"), "AVX2"),
-            (std::arch::is_x86_feature_detected!("bmi1"), "BMI1"),
-            (std::arch::is_x86_feature_detected!("bmi2"), "BMI2"),
-            (std::arch::is_x86_feature_detected!("fma"), "FMA"),
-            (std::arch::is_x86_feature_detected!("lzcnt"), "LZCNT"),
-            (std::arch::is_x86_feature_detected!("movbe"), "MOVBE"),
-        ];
-        if let Some((_, name)) = features.into_iter().find(|(present, _)| !present) {
-            return Err(CpuError(name));
-        }
-    }
-    Ok(())
-}
-
 /// Rows of `k` coefficients each, in one piece.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Rows {
@@ -94,6 +66,17 @@ pub struct Code {
     policy: Policy,
     /// The whole matrix: `n` rows of `k`, of which the first `k` are the identity.
     matrix: Rows,
+    /// Its other rows, as the kernel reads them.
+    parity: Coefficients,
+}
+
+impl From<ShapeError> for CodeError {
+    fn from(error: ShapeError) -> Self {
+        match error {
+            ShapeError::SliceCount { expected, found } => Self::SliceCount { expected, found },
+            ShapeError::Lengths => Self::Lengths,
+        }
+    }
 }
 
 impl Code {
@@ -112,7 +95,8 @@ impl Code {
             let row: Vec<u8> = vandermonde(row).collect();
             matrix.push(multiply(&row, &inverse));
         }
-        Self { policy, matrix }
+        let parity = Coefficients::new(k, usize::from(policy.m()), |row, column| matrix.row(k + row)[column]);
+        Self { policy, matrix, parity }
     }
 
     /// The policy that this codes.
@@ -132,19 +116,7 @@ impl Code {
     /// # Errors
     /// When counts or lengths do not fit.
     pub fn encode(&self, data: &[&[u8]], parity: &mut [&mut [u8]]) -> Result<(), CodeError> {
-        let (k, m) = (usize::from(self.policy.k()), usize::from(self.policy.m()));
-        if data.len() != k {
-            return Err(CodeError::SliceCount { expected: k, found: data.len() });
-        }
-        if parity.len() != m {
-            return Err(CodeError::SliceCount { expected: m, found: parity.len() });
-        }
-        let length = data[0].len();
-        if data.iter().any(|slice| slice.len() != length) || parity.iter().any(|slice| slice.len() != length) {
-            return Err(CodeError::Lengths);
-        }
-        apply(|index| self.matrix.row(k + index), data, parity, length);
-        Ok(())
+        Ok(self.parity.multiply(data, parity)?)
     }
 
     /// Overwrites the `wanted` shards, data or parity, from `k` of the `present` ones, all unmasked and all the same
@@ -168,8 +140,8 @@ impl Code {
         let (indices, sources) = self.choose(present)?;
         let decoder = self.decoder(&indices, wanted.iter().map(|(index, _)| *index))?;
         let mut targets: Vec<&mut [u8]> = wanted.iter_mut().map(|(_, slice)| &mut **slice).collect();
-        apply(|index| decoder.row(index), &sources, &mut targets, length);
-        Ok(())
+        let coefficients = Coefficients::new(decoder.k, targets.len(), |row, column| decoder.row(row)[column]);
+        Ok(coefficients.multiply(&sources, &mut targets)?)
     }
 
     /// Which `k` shards to rebuild from: data shards first, because their rows are the identity's.
@@ -202,31 +174,6 @@ impl Code {
             decoder.push(multiply(row, &inverse));
         }
         Ok(decoder)
-    }
-}
-
-/// `outputs[i] = sum over j of row(i)[j] * inputs[j]`, cell by cell, so that what is read again is still in the cache.
-fn apply<'a>(row: impl Fn(usize) -> &'a [u8], inputs: &[&[u8]], outputs: &mut [&mut [u8]], length: usize) {
-    for start in (0..length).step_by(CODING_CELL_BYTES) {
-        let end = (start + CODING_CELL_BYTES).min(length);
-        for (index, output) in outputs.iter_mut().enumerate() {
-            let output = &mut output[start..end];
-            let mut first = true;
-            for (coefficient, input) in row(index).iter().zip(inputs) {
-                if *coefficient == 0 {
-                    continue;
-                }
-                if first {
-                    mul_slice(*coefficient, &input[start..end], output);
-                } else {
-                    mul_slice_xor(*coefficient, &input[start..end], output);
-                }
-                first = false;
-            }
-            if first {
-                output.fill(0);
-            }
-        }
     }
 }
 
@@ -319,7 +266,7 @@ mod tests {
     #[test]
     fn parity_is_the_crates_over_several_cells() {
         let code = Code::new(Policy::new(7, 16).expect("legal"));
-        let shards = coded(&code, 1, 3 * CODING_CELL_BYTES + 1024);
+        let shards = coded(&code, 1, 25 * 1024 + 1);
         let crates = ReedSolomon::new(7, 9).expect("legal");
         assert!(crates.verify(&shards).expect("slices fit"));
     }

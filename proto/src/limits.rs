@@ -50,8 +50,6 @@ pub const SHARDS_MAX: usize = 64;
 pub const DOCUMENT_SHARDS_MAX: usize = 20;
 /// Most chunks in one segment.
 pub const SEGMENT_CHUNKS_MAX: usize = 65_536;
-/// Bytes that the erasure coder works on at a time in every shard.
-pub const CODING_CELL_BYTES: usize = 8 * 1024;
 
 /// Largest encoded blob of a document before sealing; a document's tree splits above its target, far below this.
 pub const BLOB_MAX_BYTES: usize = CHUNK_MAX_BYTES;
