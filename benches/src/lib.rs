@@ -6,4 +6,5 @@
 
 pub mod floor;
 pub mod peers;
+pub mod plot;
 pub mod shaper;
