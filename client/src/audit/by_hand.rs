@@ -17,7 +17,7 @@ use serde::Serialize;
 use super::exchange::{Asked, Audited, Auditor};
 use super::probe::probe;
 use super::sets::{ByNodeBuilder, NoReceipts, NodeShards, SetSource};
-use super::transcripts::{TranscriptFolder, outcome_name};
+use super::transcripts::TranscriptFolder;
 use crate::error::ClientError;
 use crate::network::Nodes;
 use crate::progress::Progress;
@@ -288,7 +288,7 @@ fn note(
             let outcome = closed.outcome;
             report.observations.push(closed.observation());
             if outcome != Outcome::Passed {
-                worse(report, outcome_name(outcome), reason_of(outcome).to_owned());
+                worse(report, outcome.name(), reason_of(outcome).to_owned());
             }
             report.samples += if outcome == Outcome::Refused { 0 } else { samples };
             if let Some(findings) = &closed.findings {

@@ -46,19 +46,6 @@ pub struct TranscriptView {
     pub beacon_round: Option<u64>,
 }
 
-/// An outcome as JSON and tables write it.
-#[must_use]
-pub(crate) const fn outcome_name(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Passed => "passed",
-        Outcome::Wrong => "wrong",
-        Outcome::NotHeld => "not_held",
-        Outcome::NoAnswer => "no_answer",
-        Outcome::Late => "late",
-        Outcome::Refused => "refused",
-    }
-}
-
 /// Checks a transcript's bytes; needs no network.
 ///
 /// # Errors
@@ -80,7 +67,7 @@ pub fn check_transcript(bytes: &[u8]) -> Result<TranscriptView, TranscriptError>
         node: report.node.to_string(),
         auditor: data_encoding::HEXLOWER.encode(&report.auditor),
         asked_at: report.asked_at,
-        outcome: outcome_name(report.outcome),
+        outcome: report.outcome.name(),
         hard_evidence: report.is_hard_evidence(),
         draw: match report.draw {
             DrawKind::Mixed => "mixed",
@@ -132,7 +119,7 @@ impl TranscriptFolder {
             "{:016}-{}-{}-{}.transcript",
             close.received_at.as_unix_ms(),
             close.node.short(),
-            outcome_name(close.outcome),
+            close.outcome.name(),
             hash.get(..8).unwrap_or("")
         );
         let path = self.0.join(name);

@@ -69,6 +69,19 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// What logs, tables and JSON call it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Wrong => "wrong",
+            Self::NotHeld => "not_held",
+            Self::NoAnswer => "no_answer",
+            Self::Late => "late",
+            Self::Refused => "refused",
+        }
+    }
+
     /// The number on the wire.
     #[must_use]
     pub const fn number(self) -> u32 {

@@ -256,7 +256,7 @@ impl<D: Disk> Service<D> {
         let audit = LoggedAudit {
             at_ms: now.as_unix_ms(),
             auditor: data_encoding::HEXLOWER.encode(&challenge.auditor),
-            outcome: outcome_name(close.outcome).to_owned(),
+            outcome: close.outcome.name().to_owned(),
             samples: challenge.samples,
             shards: close.asked,
             failed: close.failed,
@@ -290,18 +290,6 @@ impl<D: Disk> Service<D> {
 /// Who counts as one.
 fn asker_of(from: Option<Subnet>, auditor: [u8; 32]) -> Asker {
     from.map_or(Asker::Key(auditor), Asker::Subnet)
-}
-
-/// An outcome as it stands in the log and in JSON.
-const fn outcome_name(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Passed => "passed",
-        Outcome::Wrong => "wrong",
-        Outcome::NotHeld => "not_held",
-        Outcome::NoAnswer => "no_answer",
-        Outcome::Late => "late",
-        Outcome::Refused => "refused",
-    }
 }
 
 /// The store as a proof reads it.
