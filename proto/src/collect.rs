@@ -46,7 +46,8 @@ pub struct SegmentShape {
 pub struct CollectPlan {
     /// Nothing in them is needed: they leave the table.
     pub leave: Vec<SegmentId>,
-    /// What is needed of them is packed anew, in this order; then they leave the table. Contents first.
+    /// What is needed of them is packed anew, in this order; then they leave the table. Contents first. The names of one chunk
+    /// follow each other.
     pub repack: Vec<(SegmentId, Vec<LiveChunk>)>,
     /// Bytes of payload in `leave`.
     pub leaving_bytes: u64,
@@ -115,6 +116,9 @@ impl Marks {
                 held.entry(segment).or_default().push(LiveChunk { name, offset, sealed_bytes: *sealed_bytes });
             }
         }
+        for chunks in held.values_mut() {
+            chunks.sort_by_key(|chunk| (chunk.offset, chunk.name));
+        }
         let mut plan = CollectPlan::default();
         let mut small: BTreeMap<bool, Vec<SegmentId>> = BTreeMap::new();
         let mut repack: Vec<SegmentId> = Vec::new();
@@ -135,8 +139,7 @@ impl Marks {
         }
         repack.sort_by_key(|id| (segments.get(id).is_some_and(|shape| shape.documents), *id));
         for id in repack {
-            let mut chunks = held.remove(&id).unwrap_or_default();
-            chunks.sort_by_key(|chunk| (chunk.offset, chunk.name));
+            let chunks = held.remove(&id).unwrap_or_default();
             let live = live_bytes(&chunks);
             plan.moving_bytes += live;
             let payload = segments.get(&id).map_or(0, |shape| u64::from(shape.payload_bytes));
@@ -161,9 +164,11 @@ impl Marks {
     }
 }
 
-/// Sealed bytes of chunks; a chunk that has several names, having been stored twice and forwarded, counts once a name.
+/// Sealed bytes of chunks in the order of their offsets. A chunk that has several names, since documents that came before it was
+/// moved and later ones need it, counts once.
 fn live_bytes(chunks: &[LiveChunk]) -> u64 {
-    chunks.iter().map(|chunk| u64::from(chunk.sealed_bytes)).sum()
+    let places = chunks.chunk_by(|chunk, next| chunk.offset == next.offset);
+    places.filter_map(|names| names.first()).map(|chunk| u64::from(chunk.sealed_bytes)).sum()
 }
 
 #[cfg(test)]
@@ -206,6 +211,18 @@ mod tests {
         let moved = BTreeMap::from([((id(9), 7), (id(2), 0))]);
         let after = marks.forwards_after(&forwards, &moved);
         assert_eq!(after, moved, "one step from the name, and what nobody needs is not kept");
+    }
+
+    #[test]
+    fn a_chunk_that_is_called_by_its_old_and_its_new_name_is_one() {
+        let mut marks = Marks::new();
+        marks.need((id(9), 7), 40);
+        marks.need((id(1), 30), 40);
+        let forwards = BTreeMap::from([((id(9), 7), (id(1), 30))]);
+        let plan = marks.plan(&segments(&[(1, 100)]), &forwards);
+        let chunk = |name| LiveChunk { name, offset: 30, sealed_bytes: 40 };
+        assert_eq!(plan.repack, [(id(1), vec![chunk((id(1), 30)), chunk((id(9), 7))])], "it is under half");
+        assert_eq!((plan.moving_bytes, plan.dead_bytes), (40, 60));
     }
 
     #[test]

@@ -80,14 +80,16 @@ impl Repacking<'_> {
         let place = base.reader.place(id).await?;
         let ranges: Vec<(u32, u32)> = chunks.iter().map(|chunk| (chunk.offset, chunk.sealed_bytes)).collect();
         let data = base.reader.contents().fetch(&place, &ranges).await?;
-        for chunk in chunks {
+        for names in chunks.chunk_by(|chunk, next| chunk.offset == next.offset) {
+            let Some(chunk) = names.first() else { continue };
             let sealed = sealed(&data, chunk)?;
-            self.push(chunk.name, &sealed).await?;
+            self.push(names, &sealed).await?;
         }
         Ok(())
     }
 
-    async fn push(&mut self, name: ChunkName, sealed: &[u8]) -> Result<(), ClientError> {
+    /// Packs a sealed chunk that has all of these names.
+    async fn push(&mut self, names: &[LiveChunk], sealed: &[u8]) -> Result<(), ClientError> {
         let full = |error: &dyn std::fmt::Display| ClientError::bug("could not pack a segment anew", error);
         if self.open.as_ref().is_some_and(|open| open.packer.clone().push(sealed.len()).is_none()) {
             self.close().await?;
@@ -109,7 +111,7 @@ impl Repacking<'_> {
         // The id is not known without the key, and only has to differ where the bytes do.
         open.chunks.push((ChunkId::new(derive(context::MOVED_CHUNK, &[sealed])), offset));
         let length = u32::try_from(sealed.len()).map_err(|error| full(&error))?;
-        open.names.push((name, offset, length));
+        open.names.extend(names.iter().map(|chunk| (chunk.name, offset, length)));
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 //! Decides that a path which another writer changed meanwhile is merged, not removed unseen. The folders on the way to the path are written anew, all others stay
 //! where they are.
 
-use dolmen_proto::ids::Timestamp;
+use dolmen_proto::ids::{SnapshotId, Timestamp};
 use dolmen_proto::manifest::{Entry, EntryKind, FolderBuilder, FolderEntry, Name};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -40,6 +40,8 @@ pub(crate) fn components(path: &[u8]) -> Result<Vec<Name>, ClientError> {
 pub(crate) struct Remove {
     pub(crate) path: Vec<Name>,
     pub(crate) message: String,
+    /// The snapshot that it was removed from last.
+    pub(crate) from: Option<SnapshotId>,
 }
 
 impl Operation for Remove {
@@ -50,6 +52,7 @@ impl Operation for Remove {
         _created: Timestamp,
     ) -> BoxFuture<'a, Result<Change, ClientError>> {
         let work = async move {
+            self.from = Some(base.reader.snapshot_id());
             let snapshot = base.reader.snapshot().await?;
             let tree = Parent::new(base.reader.clone(), &snapshot, store.known.clone());
             let (path, runtime) = (self.path.clone(), Handle::current());

@@ -3,15 +3,18 @@
 //! Decides which chunks count: those of segments that are live in the base that a put extends, and those of this put.
 //! What the index says of a chunk never becomes wrong, for a segment's id covers its contents; it may become useless
 //! or be incomplete, which costs bytes, never data. So its file is disposable: one that is missing, of another version
-//! or damaged is made anew, and one that fails while it is used is not used any more.
+//! or damaged is made anew, and one that fails while it is used is not used any more. A chunk that was moved is found
+//! where it lies now, so that new snapshots do not depend on its having been elsewhere.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use dolmen_proto::ids::{ChunkId, SegmentId, SnapshotId};
+use dolmen_proto::table::ForwardRow;
+use dolmen_proto::tree::BlobPointer;
 use redb::backends::FileBackend;
-use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
 use super::part::InSegment;
 use super::queue::unnamed;
@@ -20,8 +23,6 @@ use super::queue::unnamed;
 const FRESH_MAX: usize = 128 * 1024;
 /// Chunks that are moved at a time.
 const MOVED_AT_ONCE: usize = 64 * 1024;
-/// Forwarded chunks that are remembered; others are stored again.
-const FORWARDED_MAX: usize = 1024 * 1024;
 /// What a database may keep in memory.
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
 
@@ -29,6 +30,10 @@ const CACHE_BYTES: usize = 16 * 1024 * 1024;
 const CHUNKS: TableDefinition<'static, &'static [u8; 32], &'static [u8; 36]> = TableDefinition::new("chunks 1");
 /// Chunk id to the number of a segment of this put in the upper half and the offset there in the lower.
 const RUN: TableDefinition<'static, &'static [u8; 32], u64> = TableDefinition::new("run");
+/// The segment and offset that a moved chunk had to the ones it has now.
+const MOVED: TableDefinition<'static, &'static [u8; 36], &'static [u8; 36]> = TableDefinition::new("moved 1");
+/// Of the forwarding rows that are in the table of moved chunks.
+const MOVES: TableDefinition<'static, u8, &'static [u8; 32]> = TableDefinition::new("moves 1");
 /// Of the snapshot all of whose chunks are in the index.
 const COMPLETE: TableDefinition<'static, u8, &'static [u8; 32]> = TableDefinition::new("complete 1");
 
@@ -72,6 +77,16 @@ impl ChunkIndex {
         Self { dataset: dataset.ok(), ..Self::temporary(scratch) }
     }
 
+    /// Has an index that has all chunks of one snapshot say so of another, which has no others.
+    pub(crate) fn carry_on(path: &Path, scratch: &Path, from: &SnapshotId, to: &SnapshotId) {
+        if path.exists() {
+            let mut index = Self::open(path, scratch);
+            if index.is_complete(from) {
+                index.complete(to);
+            }
+        }
+    }
+
     /// Whether all chunks of this snapshot are in it.
     pub(crate) fn is_complete(&self, snapshot: &SnapshotId) -> bool {
         self.dataset.as_ref().is_some_and(|dataset| dataset.is_complete(snapshot).unwrap_or(false))
@@ -90,13 +105,27 @@ impl ChunkIndex {
         }
     }
 
-    /// Says that a chunk of the base lies elsewhere now: it counts though the segment that names it is not live.
-    pub(crate) fn forwarded(&mut self, segment: SegmentId, offset: u32) {
-        if let Some(dataset) = &mut self.dataset
-            && dataset.forwarded.len() < FORWARDED_MAX
-        {
-            dataset.forwarded.insert((short(&segment), offset));
-        }
+    /// Whether it knows all that this tree of forwarding rows says.
+    pub(crate) fn follows(&self, forwards: &BlobPointer) -> bool {
+        self.dataset.as_ref().is_none_or(|dataset| dataset.follows(forwards).unwrap_or(false))
+    }
+
+    /// Forgets which chunks were moved, to be told anew.
+    pub(crate) fn forget_moves(&mut self) {
+        let forgotten = self.dataset.as_mut().map(Dataset::forget_moves);
+        self.checked(forgotten.unwrap_or(Ok(())));
+    }
+
+    /// Notes chunks that lie elsewhere now: they count though the segment that names them is not live.
+    pub(crate) fn moved(&mut self, rows: &[ForwardRow]) {
+        let noted = self.dataset.as_mut().map(|dataset| dataset.moved(rows));
+        self.checked(noted.unwrap_or(Ok(())));
+    }
+
+    /// Says that all rows of this tree have been noted.
+    pub(crate) fn followed(&mut self, forwards: &BlobPointer) {
+        let noted = self.dataset.as_mut().map(|dataset| dataset.followed(forwards));
+        self.checked(noted.unwrap_or(Ok(())));
     }
 
     /// Says that all chunks of a snapshot have been learned.
@@ -141,6 +170,26 @@ impl ChunkIndex {
             })
             .ok()
     }
+}
+
+fn place(segment: SegmentId, offset: u32) -> [u8; 36] {
+    let mut place = [0; 36];
+    place[..32].copy_from_slice(segment.as_bytes());
+    place[32..].copy_from_slice(&offset.to_le_bytes());
+    place
+}
+
+fn placed(place: &[u8; 36]) -> (SegmentId, u32) {
+    let (segment, offset) = place.split_first_chunk::<32>().unwrap_or((&[0; 32], &[]));
+    (SegmentId::new(*segment), u32::from_le_bytes(offset.try_into().unwrap_or_default()))
+}
+
+/// Tells one tree of forwarding rows from another, and nothing of its key.
+fn tree_name(forwards: &BlobPointer) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(forwards.key.expose()).update(forwards.segment.as_bytes());
+    hasher.update(&forwards.offset.to_le_bytes()).update(&forwards.length.to_le_bytes());
+    *hasher.finalize().as_bytes()
 }
 
 fn short(segment: &SegmentId) -> u64 {
@@ -249,10 +298,9 @@ struct Dataset {
     path: Option<PathBuf>,
     database: Database,
     chunks: ReadOnlyTable<&'static [u8; 32], &'static [u8; 36]>,
+    moved: ReadOnlyTable<&'static [u8; 36], &'static [u8; 36]>,
     /// The beginnings of the ids of live segments: they are hashes.
     live: HashSet<u64>,
-    /// The same of segments that name chunks which lie elsewhere, and the offsets of these.
-    forwarded: HashSet<(u64, u32)>,
     /// Chunks that are not in the database yet.
     fresh: Vec<(ChunkId, [u8; 36])>,
 }
@@ -275,10 +323,13 @@ impl Dataset {
     fn over(database: Database, path: Option<PathBuf>) -> Result<Self, redb::Error> {
         let transaction = database.begin_write()?;
         transaction.open_table(CHUNKS)?;
+        transaction.open_table(MOVED)?;
+        transaction.open_table(MOVES)?;
         transaction.open_table(COMPLETE)?;
         transaction.commit()?;
-        let chunks = database.begin_read()?.open_table(CHUNKS)?;
-        Ok(Self { path, database, chunks, live: HashSet::new(), forwarded: HashSet::new(), fresh: Vec::new() })
+        let read = database.begin_read()?;
+        let (chunks, moved) = (read.open_table(CHUNKS)?, read.open_table(MOVED)?);
+        Ok(Self { path, database, chunks, moved, live: HashSet::new(), fresh: Vec::new() })
     }
 
     fn is_complete(&self, snapshot: &SnapshotId) -> Result<bool, redb::Error> {
@@ -288,20 +339,58 @@ impl Dataset {
 
     fn find(&self, id: &ChunkId) -> Result<Option<Place>, redb::Error> {
         let Some(value) = self.chunks.get(id.as_bytes())? else { return Ok(None) };
-        let (segment, offset) = value.value().split_first_chunk::<32>().unwrap_or((&[0; 32], &[]));
-        let segment = SegmentId::new(*segment);
-        let offset = u32::from_le_bytes(offset.try_into().unwrap_or_default());
-        let short = short(&segment);
-        let live = self.live.contains(&short) || self.forwarded.contains(&(short, offset));
-        Ok(live.then_some(Place { segment: InSegment::Id(segment), offset }))
+        let is_live = |(segment, _): &(SegmentId, u32)| self.live.contains(&short(segment));
+        let named = Some(placed(value.value())).filter(is_live);
+        let lies = match named {
+            None => self.moved.get(value.value())?.map(|to| placed(to.value())).filter(is_live),
+            named => named,
+        };
+        Ok(lies.map(|(segment, offset)| Place { segment: InSegment::Id(segment), offset }))
     }
 
     fn learn(&mut self, id: ChunkId, segment: SegmentId, offset: u32) -> Result<(), redb::Error> {
-        let mut value = [0; 36];
-        value[..32].copy_from_slice(segment.as_bytes());
-        value[32..].copy_from_slice(&offset.to_le_bytes());
-        self.fresh.push((id, value));
+        self.fresh.push((id, place(segment, offset)));
         if self.fresh.len() >= MOVED_AT_ONCE { self.write(None) } else { Ok(()) }
+    }
+
+    fn follows(&self, forwards: &BlobPointer) -> Result<bool, redb::Error> {
+        let found = self.database.begin_read()?.open_table(MOVES)?.get(0)?;
+        Ok(found.is_some_and(|name| *name.value() == tree_name(forwards)))
+    }
+
+    fn forget_moves(&mut self) -> Result<(), redb::Error> {
+        let transaction = self.database.begin_write()?;
+        transaction.delete_table(MOVES)?;
+        transaction.delete_table(MOVED)?;
+        transaction.open_table(MOVES)?;
+        transaction.open_table(MOVED)?;
+        self.commit(transaction)
+    }
+
+    fn moved(&mut self, rows: &[ForwardRow]) -> Result<(), redb::Error> {
+        let mut transaction = self.database.begin_write()?;
+        // What is lost of it is read again: only a table that is said to be whole is used from one put to the next.
+        transaction.set_durability(Durability::None)?;
+        {
+            let mut table = transaction.open_table(MOVED)?;
+            for row in rows {
+                table.insert(&place(row.segment, row.offset), &place(row.to_segment, row.to_offset))?;
+            }
+        }
+        self.commit(transaction)
+    }
+
+    fn followed(&mut self, forwards: &BlobPointer) -> Result<(), redb::Error> {
+        let transaction = self.database.begin_write()?;
+        transaction.open_table(MOVES)?.insert(0, &tree_name(forwards))?;
+        self.commit(transaction)
+    }
+
+    fn commit(&mut self, transaction: WriteTransaction) -> Result<(), redb::Error> {
+        transaction.commit()?;
+        let read = self.database.begin_read()?;
+        (self.chunks, self.moved) = (read.open_table(CHUNKS)?, read.open_table(MOVED)?);
+        Ok(())
     }
 
     /// Writes what waits, and which snapshot the index is complete for if that has changed.
@@ -317,14 +406,14 @@ impl Dataset {
                 transaction.open_table(COMPLETE)?.insert(0, snapshot.as_bytes())?;
             }
         }
-        transaction.commit()?;
-        self.chunks = self.database.begin_read()?.open_table(CHUNKS)?;
-        Ok(())
+        self.commit(transaction)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use dolmen_proto::seal::ChunkKey;
+
     use super::*;
 
     fn chunk(number: u32) -> ChunkId {
@@ -373,10 +462,48 @@ mod tests {
         index.live(segment(2));
         assert_eq!(index.find(&chunk(2)), Some(Place { segment: InSegment::Id(segment(2)), offset: 22 }));
         assert_eq!((index.find(&chunk(1)), index.find(&chunk(3))), (None, None));
-        index.forwarded(segment(1), 10);
+    }
+
+    #[test]
+    fn moved_chunks_are_found_where_they_lie_now_until_other_moves_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("index");
+        let row = |offset, to: u8, to_offset| ForwardRow {
+            segment: segment(1),
+            offset,
+            sealed_bytes: 20,
+            to_segment: segment(to),
+            to_offset,
+        };
+        let tree =
+            |number: u8| BlobPointer { key: ChunkKey::new([number; 32]), segment: segment(9), offset: 0, length: 1000 };
+        let mut index = ChunkIndex::open(&path, folder.path());
+        index.learn(chunk(1), segment(1), 11);
+        index.learn(chunk(2), segment(1), 31);
+        index.complete(&SnapshotId::new([1; 32]));
+        index.live(segment(2));
+        assert!(!index.follows(&tree(1)));
+        index.forget_moves();
+        index.moved(&[row(10, 2, 5)]);
         assert_eq!(index.find(&chunk(1)), None, "another chunk of that segment was moved");
-        index.forwarded(segment(1), 11);
-        assert_eq!(index.find(&chunk(1)), Some(Place { segment: InSegment::Id(segment(1)), offset: 11 }));
+        index.moved(&[row(11, 2, 25), row(31, 3, 45)]);
+        index.followed(&tree(1));
+        let there = Some(Place { segment: InSegment::Id(segment(2)), offset: 25 });
+        assert_eq!((index.find(&chunk(1)), index.find(&chunk(2))), (there, None), "segment 3 is not live");
+        drop(index);
+        let mut index = ChunkIndex::open(&path, folder.path());
+        assert!(index.follows(&tree(1)) && !index.follows(&tree(2)));
+        index.live(segment(2));
+        assert_eq!(index.find(&chunk(1)), there, "from one put to the next");
+        index.live(segment(1));
+        let named = Some(Place { segment: InSegment::Id(segment(1)), offset: 11 });
+        assert_eq!(index.find(&chunk(1)), named, "a live segment has what it is said to have");
+        index.forget_moves();
+        assert!(!index.follows(&tree(1)));
+        drop(index);
+        let mut index = ChunkIndex::open(&path, folder.path());
+        index.live(segment(2));
+        assert_eq!(index.find(&chunk(1)), None);
     }
 
     #[test]

@@ -41,6 +41,7 @@ pub(crate) use anonymous::put;
 pub(crate) use content::Tally;
 pub(crate) use documents::DOCUMENT_SEGMENT_BYTES;
 pub(crate) use documents::{Sink, built};
+pub(crate) use index::ChunkIndex;
 pub(crate) use overlay::{OverlayChange, write_overlay};
 pub(crate) use parent::{Cursor, Known, Parent};
 pub(crate) use prepare::{About, Input, Prepared, estimate, prepare, prepare_again, write_snapshot};

@@ -124,11 +124,16 @@ impl Parent {
             let content = rows.iter().filter(|row| row.kind() == RowKind::Content);
             content.for_each(|row| index.live(row.id()));
         }
-        if let Some(forwards) = &self.dataset.table().forwards {
-            let mut walk = forwards.walk::<ForwardRow>();
-            while let Some(rows) = self.dataset.next_of_table_seen(&mut walk, |_, _| {}).await? {
-                rows.iter().for_each(|row| index.forwarded(row.segment, row.offset));
+        match &self.dataset.table().forwards {
+            Some(forwards) if !index.follows(&forwards.root) => {
+                index.forget_moves();
+                let mut walk = forwards.walk::<ForwardRow>();
+                while let Some(rows) = self.dataset.next_of_table_seen(&mut walk, |_, _| {}).await? {
+                    index.moved(&rows);
+                }
+                index.followed(&forwards.root);
             }
+            _ => {}
         }
         if index.is_complete(&self.id) {
             return Ok(index);
