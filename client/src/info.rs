@@ -41,7 +41,11 @@ pub(crate) fn by_node(places: &[Arc<Place>]) -> ByNode {
 }
 
 /// Further places of shards that overlays name and that count.
-async fn further(nodes: &Nodes, dataset: &Dataset, places: &[Arc<Place>]) -> Vec<(Arc<Place>, usize, NodeId)> {
+pub(crate) async fn further(
+    nodes: &Nodes,
+    dataset: &Dataset,
+    places: &[Arc<Place>],
+) -> Vec<(Arc<Place>, usize, NodeId)> {
     let Some(overlays) = dataset.overlays() else { return Vec::new() };
     let of_segment: HashMap<SegmentId, &Arc<Place>> = places.iter().map(|place| (place.id, place)).collect();
     let mut found: BTreeMap<(SegmentId, usize, NodeId), Arc<Place>> = BTreeMap::new();
@@ -141,9 +145,11 @@ fn largest_domain(place: &Place, nodes: &Nodes, records: &HashMap<NodeId, NodeRe
     all.into_iter().flatten().map(|(_, count)| count as u64).max().unwrap_or(u64::from(!candidates.is_empty()))
 }
 
-type Alive = HashMap<(NodeId, ShardRoot), (u64, Timestamp)>;
+/// Shards that nodes say they hold: the length, and when the last lease ends.
+pub(crate) type Alive = HashMap<(NodeId, ShardRoot), (u64, Timestamp)>;
 
-async fn ask_all(nodes: &Nodes, shards: &ByNode) -> Alive {
+/// Asks every node for these shards; who does not answer holds nothing.
+pub(crate) async fn ask_all(nodes: &Nodes, shards: &ByNode) -> Alive {
     let calls = shards.iter().map(|(node, roots): (&NodeId, &BTreeSet<ShardRoot>)| async move {
         let roots: Vec<ShardRoot> = roots.iter().copied().collect();
         let found = nodes.stat(*node, &roots).await.unwrap_or_else(|fault| {

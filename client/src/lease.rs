@@ -2,6 +2,8 @@
 //!
 //! Decides how many nodes are asked at a time and that each is asked again when it is busy. Never decides how long a lease should be.
 
+mod due;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -9,6 +11,7 @@ use dolmen_proto::attempt::Fault;
 use dolmen_proto::ids::{NodeId, ShardRoot, Timestamp};
 use futures::StreamExt;
 
+pub(crate) use self::due::renew_due;
 use crate::network::{Account, CallFault, Nodes};
 
 /// How long a busy node is left alone where it does not say, and at most.

@@ -1,4 +1,5 @@
-//! What a client keeps between runs: secrets of anonymous uploads, journals of uploads that were cut off, heads seen.
+//! What a client keeps between runs: secrets of anonymous uploads, journals of uploads that were cut off, heads seen,
+//! when leases are to be looked at.
 //!
 //! Decides names, modes and durability of these files. Never holds content: everything in a journal only saves
 //! work, and whatever of it is lost or wrong costs time, never data.
@@ -14,10 +15,12 @@ use serde::{Deserialize, Serialize};
 use crate::error::{ClientError, ErrorKind};
 
 mod journal;
+mod leases;
 mod seen;
 mod standings;
 
 pub(crate) use journal::{Journal, JournalHeader, Placed};
+pub(crate) use leases::{LeaseNote, LeaseNotes, Pass};
 pub(crate) use seen::SeenHeads;
 pub(crate) use standings::{Standings, weight};
 
@@ -61,7 +64,7 @@ impl State {
         self.folder.join("nodes")
     }
 
-    /// Where catalogues of vaults and the heads written last lie.
+    /// Where catalogues of vaults lie, the heads written last, and what is known of leases.
     pub(crate) fn vaults(&self) -> PathBuf {
         self.folder.join("vaults")
     }
@@ -69,6 +72,11 @@ impl State {
     /// Where the chunk index of the dataset that this client calls `name` lies.
     pub(crate) fn index(&self, name: &str) -> PathBuf {
         self.folder.join("index").join(name)
+    }
+
+    /// What is known of the leases of the dataset that this client calls `name`.
+    pub(crate) fn leases(&self, name: &str) -> LeaseNotes {
+        LeaseNotes::new(self, name)
     }
 
     /// What this client believes of nodes.

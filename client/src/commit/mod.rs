@@ -46,9 +46,9 @@ pub(crate) use self::rekey::rekey;
 pub(crate) use self::remove::{Remove, components};
 pub use self::reseal::Earlier;
 pub(crate) use self::reseal::Reseal;
-pub(crate) use self::state::{Owner, State};
-pub(crate) use self::stewards::{new_steward, put_stewards_again, steward_link};
-pub(crate) use self::views::{Refresh, new_share, put_again as put_views_again, share_link};
+pub(crate) use self::state::{Owner, State, note_of};
+pub(crate) use self::stewards::{new_steward, steward_link};
+pub(crate) use self::views::{Refresh, new_share, share_link};
 use crate::client::Client;
 use crate::config::PolicyChoice;
 use crate::error::{ClientError, ErrorKind};
@@ -138,6 +138,11 @@ pub(crate) trait Operation: Send {
         created: Timestamp,
     ) -> BoxFuture<'a, Result<Change, ClientError>>;
 
+    /// Whether it may be done to a dataset that was removed.
+    fn frees(&self) -> bool {
+        false
+    }
+
     /// Whether it is applied anew to the state that won over it; else what it made is merged into that state.
     fn repeats(&self) -> bool {
         true
@@ -147,12 +152,20 @@ pub(crate) trait Operation: Send {
 /// How a commit stores.
 #[derive(Debug, Clone)]
 pub(crate) struct CommitOptions {
+    /// Of contents that are stored for it.
     pub(crate) lease: Duration,
     pub(crate) require_full: bool,
     /// What is read: a run over the same, to the same place, resumes.
     pub(crate) paths: Vec<PathBuf>,
     /// The place in the dataset.
     pub(crate) place: Vec<u8>,
+}
+
+impl CommitOptions {
+    /// How long documents and heads are leased: all else depends on them, earlier contents too.
+    fn documents_lease(&self, owner: &Owner) -> Duration {
+        self.lease.max(owner.client.config().lease)
+    }
 }
 
 /// What a commit came to.
@@ -227,12 +240,22 @@ struct Commit<'a> {
     done: Done,
 }
 
-/// Changes a dataset.
+/// Changes a dataset, then renews leases of what it has that have run under half.
 ///
 /// # Errors
 /// `Conflict` when other writers were first too often, whatever `operation` fails with, and as reading and storing do.
 /// Whatever it fails with, nothing is half done: the newest state is one that a writer made whole.
 pub(crate) async fn commit(
+    owner: &Owner,
+    options: &CommitOptions,
+    operation: &mut dyn Operation,
+) -> Result<Committed, ClientError> {
+    let done = change(owner, options, operation).await?;
+    lease::renew_due(owner, &done, options.lease).await;
+    Ok(done)
+}
+
+async fn change(
     owner: &Owner,
     options: &CommitOptions,
     operation: &mut dyn Operation,
@@ -244,7 +267,7 @@ pub(crate) async fn commit(
     let mut given_up: Option<Lineage> = None;
     for attempt in 0..TRIES {
         pause(attempt).await?;
-        if is_retired(&base.note) {
+        if is_retired(&base.note) && !operation.frees() {
             return Err(ClientError::new(
                 ErrorKind::NotFound,
                 format!("there is no dataset {:?} any more", base.note.name),
@@ -305,6 +328,17 @@ pub(crate) async fn commit(
         format!("other writers were first {TRIES} times"),
         "run the same command again: what was uploaded is not sent again",
     ))
+}
+
+/// Puts all heads of a state again, those of shares and stewards included, so that nodes keep them until then.
+///
+/// # Errors
+/// As [`crate::heads::write`]; stewards who cannot be told are warned of.
+pub(crate) async fn put_heads_again(owner: &Owner, state: &State, until: Timestamp) -> Result<(), ClientError> {
+    owner.put_heads_again(state, until).await?;
+    views::put_again(owner, &state.ledger, until).await?;
+    stewards::put_stewards_again(owner, state, until).await;
+    Ok(())
 }
 
 /// The newest state of a dataset for reading, after the changes of writers who lost without knowing are brought into it
@@ -415,7 +449,7 @@ impl Commit<'_> {
             }
         }
         let now = nodes.now();
-        let until = now.after(self.options.lease);
+        let until = now.after(self.options.documents_lease(self.owner));
         let total: usize = shards.values().map(BTreeSet::len).sum();
         let renewed = lease::renew(nodes, &Account::new(Arc::clone(keys)), &shards, until).await;
         if renewed < total {

@@ -148,11 +148,12 @@ pub(super) async fn write(
         return Ok(Wrote::Lost { head, body: Box::new(body) });
     };
     let everybody = commit.candidates.everybody();
-    let until = owner.client.nodes_known().now().after(commit.options.lease);
+    let documents_lease = commit.options.documents_lease(owner);
+    let until = owner.client.nodes_known().now().after(documents_lease);
     for view in &views {
         if let Err(error) = view.publish(owner, head.sequence(), until, everybody.as_ref()).await {
             let why = error.why();
-            let warning = format!("a share still shows an older state: {why}; `dolmen share --refresh` tries again");
+            let warning = format!("a share still shows an older state: {why}; `dolmen shares --refresh` tries again");
             owner.client.progress().warn(warning);
         }
     }
@@ -165,7 +166,7 @@ pub(super) async fn write(
         everybody: everybody.as_ref(),
     };
     publishing.publish(owner, grants_changed).await;
-    commit.done.lease_until = Some(store.renew(commit.options.lease).await);
+    commit.done.lease_until = Some(store.renew(commit.options.lease, documents_lease).await);
     store.finish()?;
     let forks = Fork::outside(&base.keys, &lineage_of(&head, &body)?, forks);
     Ok(Wrote::Newest { head, body: Box::new(body), files, forks })
@@ -281,7 +282,7 @@ pub(super) async fn put_head(
 ) -> Result<Published, ClientError> {
     let nodes = owner.client.nodes_known();
     let (now, everybody) = (nodes.now(), candidates.everybody());
-    let until = now.after(options.lease);
+    let until = now.after(options.documents_lease(owner));
     let snapshot = body.snapshot_id;
     owner.guard.keep(&Guarded { epoch: keys.epoch(), written: now, snapshot, head: head.clone() })?;
     let locator = ReadKeys::derive(&keys.read).locator;
@@ -402,7 +403,7 @@ pub(crate) async fn create(
             made = Created::Contested(first.hash());
         }
     }
-    store.renew(options.lease).await;
+    store.renew(options.lease, options.documents_lease(owner)).await;
     store.finish()?;
     owner.guard.clear()?;
     Ok(made)

@@ -178,7 +178,8 @@ impl Owner {
         Ok(State { keys, head, body, reader, note, rows, ledger, lineage, history_blobs })
     }
 
-    /// Puts read head and table head again, unchanged, so that nodes keep them until then.
+    /// Puts read head and table head again, unchanged, so that nodes keep them until then; and the read head of the first epoch,
+    /// with which whoever has the words alone begins.
     ///
     /// # Errors
     /// As [`heads::write`].
@@ -186,6 +187,16 @@ impl Owner {
         let nodes = self.client.nodes_known();
         let locator = ReadKeys::derive(&state.keys.read).locator;
         heads::write(nodes, &locator, &state.head, until, None).await?;
+        if state.keys.epoch() > 0 {
+            let first = self.keys(0);
+            let locator = ReadKeys::derive(&first.read).locator;
+            match heads::find(nodes, &Wanted::of_owner(&first.read)?, None).await {
+                Ok(found) => heads::write(nodes, &locator, &found.head, until, None).await.map(drop)?,
+                // Without it the epochs after it are looked for.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
         let table = Wanted::of_table(&state.keys.table, state.body.table_head_key);
         match heads::find(nodes, &table, None).await {
             Ok(found) => {
@@ -206,7 +217,11 @@ pub(super) fn lineage_of(head: &Head, body: &ReadBody) -> Result<Lineage, Client
     Lineage::of(head, body).map_err(|error| damaged(&error))
 }
 
-pub(super) fn note_of(keys: &DatasetKeys, body: &ReadBody) -> Result<OwnerNote, ClientError> {
+/// What the owner's note in a head says.
+///
+/// # Errors
+/// `Damaged` when there is none that opens.
+pub(crate) fn note_of(keys: &DatasetKeys, body: &ReadBody) -> Result<OwnerNote, ClientError> {
     let wrong = |why: &dyn std::fmt::Display| {
         let advice = "it may belong to an anonymous upload, or to another owner of the same words: see docs/format.md";
         ClientError::new(ErrorKind::Damaged, "the dataset's head has no note of its owner", why, advice)

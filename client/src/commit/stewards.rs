@@ -257,7 +257,7 @@ impl Publishing<'_> {
 }
 
 /// Puts the heads of all stewards who have not ended again, so that nodes keep them until then and stewards know this state.
-pub(crate) async fn put_stewards_again(owner: &Owner, state: &State, until: Timestamp) {
+pub(super) async fn put_stewards_again(owner: &Owner, state: &State, until: Timestamp) {
     let publishing = Publishing {
         keys: &state.keys,
         ledger: &state.ledger,

@@ -18,6 +18,8 @@ mod ancestry;
 mod caring;
 mod collect;
 mod cut;
+mod hostile;
+mod leases;
 mod overlays;
 mod property;
 mod reseal;

@@ -112,7 +112,7 @@ pub(crate) async fn published(owner: &Owner, number: u32) -> Result<Option<(Head
 ///
 /// # Errors
 /// As [`heads::find`] and [`heads::write`].
-pub(crate) async fn put_again(owner: &Owner, ledger: &Ledger, until: Timestamp) -> Result<(), ClientError> {
+pub(super) async fn put_again(owner: &Owner, ledger: &Ledger, until: Timestamp) -> Result<(), ClientError> {
     for share in ledger.shares.iter().filter(|share| share.ended.is_none()) {
         if let Some((head, _)) = published(owner, share.number).await? {
             let locator = ViewKeys::derive(&owner.keys(0).view(share.number).secret).locator;

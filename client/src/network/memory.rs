@@ -51,6 +51,8 @@ pub(crate) enum Manner {
     Silent,
     /// Grants no slots.
     Unwilling,
+    /// Makes no lease longer.
+    Unrenewing,
 }
 
 struct Lease {
@@ -88,6 +90,8 @@ pub(crate) struct Memory {
     nodes: Mutex<BTreeMap<NodeId, Node>>,
     /// Shards taken, repeated ones included.
     pub(crate) puts: AtomicU64,
+    /// Shards that nodes were asked about.
+    pub(crate) stats: AtomicU64,
     /// Payload bytes of gets.
     pub(crate) got_bytes: AtomicU64,
     gets: Mutex<Vec<Got>>,
@@ -105,6 +109,7 @@ impl Memory {
         Arc::new(Self {
             nodes: Mutex::new(nodes.collect()),
             puts: AtomicU64::new(0),
+            stats: AtomicU64::new(0),
             got_bytes: AtomicU64::new(0),
             gets: Mutex::default(),
             changed: tokio::sync::watch::Sender::new(0),
@@ -375,7 +380,8 @@ impl Memory {
                 body.extend(payload.chunks(100_000).map(Bytes::copy_from_slice));
                 Reply::Get(reply)
             }
-            Request::Stat(roots) => Reply::Stat(
+            Request::Stat(roots) => Reply::Stat({
+                self.stats.fetch_add(roots.len() as u64, Ordering::SeqCst);
                 roots
                     .iter()
                     .map(|root| match node.shards.get(root).filter(|_| node.manner != Manner::Forgetful) {
@@ -385,10 +391,13 @@ impl Memory {
                         }),
                         None => Err(ErrorCode::NotHeld),
                     })
-                    .collect(),
-            ),
+                    .collect()
+            }),
             Request::Renew(renew) => {
                 let asked = renew.verify(&id, now).map_err(|error| refused(&error))?.clone();
+                if node.manner == Manner::Unrenewing {
+                    return Err(refused(&WireError::new(ErrorCode::LeaseTooLong, "no longer than it is")));
+                }
                 let mut codes = Vec::new();
                 let mut shards = Vec::new();
                 let may = |lease: &Lease| {

@@ -85,7 +85,8 @@ pub(crate) async fn put(
     let snapshot = (store.settled(root), id);
 
     let link = publish(context, options, &header, &keys, snapshot, &table, &candidates).await?;
-    let lease_until = store.renew(lease_of(context, options)).await;
+    let lease = lease_of(context, options);
+    let lease_until = store.renew(lease, lease).await;
     store.finish()?;
 
     let short_shards = store.stored.iter().map(|(_, stored)| stored.missing()).sum();

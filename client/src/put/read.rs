@@ -482,3 +482,68 @@ fn hash_zeros(hasher: &mut blake3::Hasher, mut count: u64) {
         count -= step;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use dolmen_proto::manifest::{ExtentList, FileEntry, Name};
+
+    use super::*;
+    use crate::options::Compression;
+
+    fn entry(name: &str) -> Box<Entry> {
+        let kind = EntryKind::File(FileEntry { size_bytes: 0, hash: None, extents: ExtentList::Inline(Vec::new()) });
+        Box::new(Entry::new(Name::new(name).unwrap(), 0o644, 1, kind))
+    }
+
+    /// What becomes of files that were found there; all of them are in the base.
+    async fn read(paths: Vec<PathBuf>) -> Vec<Step> {
+        let (found, finds) = mpsc::channel(1);
+        let (blocks, mut receiver) = mpsc::channel(1);
+        let runtime = Handle::current();
+        let reading = tokio::task::spawn_blocking(move || {
+            let (budget, pool) = (Budget::new(32 << 20), Pool::new());
+            let (cutter, sampler) = (Cutter::new(7), Sampler::new(Compression::Off));
+            Reader { found: finds, cutter, budget, pool, block_bytes: 8 << 20, blocks, runtime, sampler }.run();
+        });
+        let file = |path: PathBuf| {
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            let meta = Meta { name: Name::new(name.as_str()).unwrap(), mode: 0o644, mtime_ns: 0 };
+            Found::File { meta, origin: Origin::Path(path), base: Some(entry(&name)) }
+        };
+        found.send(paths.into_iter().map(file).collect()).await.unwrap();
+        drop(found);
+        let mut steps = Vec::new();
+        while let Some(block) = receiver.recv().await {
+            steps.extend(block.steps);
+        }
+        reading.await.unwrap();
+        steps
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_file_that_vanished_or_became_something_else_is_named_and_what_the_base_has_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        std::fs::write(path("target"), "never read through a link").unwrap();
+        std::os::unix::fs::symlink(path("target"), path("link")).unwrap();
+        std::fs::create_dir(path("folder")).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, path("pipe"), rustix::fs::Mode::RUSR).unwrap();
+        std::fs::write(path("whole"), "whole").unwrap();
+        let names = ["vanished", "link", "folder", "pipe", "whole"];
+        let steps = read(names.map(path).to_vec()).await;
+        let failed: Vec<(String, bool)> = steps
+            .iter()
+            .filter_map(|step| match step {
+                Step::Failed { path, reason, base } => {
+                    assert!(!reason.is_empty());
+                    Some((path.file_name().unwrap().to_str().unwrap().to_owned(), base.is_some()))
+                }
+                _ => None,
+            })
+            .collect();
+        let expected = ["vanished", "link", "folder", "pipe"].map(|name| (name.to_owned(), true));
+        assert_eq!(failed, expected, "{steps:?}");
+        let ended = steps.iter().filter(|step| matches!(step, Step::End(_))).count();
+        assert_eq!(ended, 1, "the rest is read: {steps:?}");
+    }
+}

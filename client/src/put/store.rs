@@ -3,12 +3,12 @@
 //! Decides how the memory budget is shared and which nodes are candidates. Never decides what is stored, and never
 //! writes a head: until one is written nobody can read what was stored.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use dolmen_proto::ids::{NodeId, ShardRoot, SnapshotId, Timestamp};
+use dolmen_proto::ids::{NodeId, SnapshotId, Timestamp};
 use dolmen_proto::keys::DatasetKeys;
 use dolmen_proto::limits::{LEASE_INITIAL, SEGMENT_MAX_BYTES};
 use dolmen_proto::placement::{Candidate, Constraints, PlacementError, STANDING_UNKNOWN};
@@ -29,7 +29,7 @@ use crate::budget::Budget;
 use crate::config::PolicyChoice;
 use crate::error::{ClientError, ErrorKind};
 use crate::heads::WholeNetwork;
-use crate::lease;
+use crate::lease::{self, ByNode};
 use crate::network::{Account, Nodes};
 use crate::progress::{Progress, Stage};
 use crate::state::{Journal, weight};
@@ -244,24 +244,28 @@ impl Store {
         self.documents.settled(pointer)
     }
 
-    /// Gives all shards that were stored a lease of so long; what could not be renewed keeps the first, short one. Gives
-    /// until when all are leased.
-    pub(crate) async fn renew(&self, lease: Duration) -> Timestamp {
+    /// Gives all shards that were stored a lease of so long, those of documents another; what could not be renewed keeps the first,
+    /// short one. Gives until when all are leased.
+    pub(crate) async fn renew(&self, contents: Duration, documents: Duration) -> Timestamp {
         self.progress.stage(Stage::Renewing);
-        let mut shards: BTreeMap<NodeId, BTreeSet<ShardRoot>> = BTreeMap::new();
-        for (_, stored) in &self.stored {
-            for (root, node) in stored.roots.iter().zip(&stored.nodes) {
-                if let Some(node) = node {
-                    shards.entry(*node).or_default().insert(*root);
+        let now = self.nodes.now();
+        let (mut until, mut total, mut renewed) = (None::<Timestamp>, 0, 0);
+        for (wanted, lease) in [(RowKind::Content, contents), (RowKind::Documents, documents)] {
+            let mut shards = ByNode::new();
+            for (_, stored) in self.stored.iter().filter(|(kind, _)| *kind == wanted) {
+                for (root, node) in stored.roots.iter().zip(&stored.nodes) {
+                    if let Some(node) = node {
+                        shards.entry(*node).or_default().insert(*root);
+                    }
                 }
             }
+            let end = now.after(lease).max(self.sender.until);
+            until = Some(until.map_or(end, |until| until.min(end)));
+            if end > self.sender.until {
+                total += shards.values().map(BTreeSet::len).sum::<usize>();
+                renewed += lease::renew(&self.nodes, &self.sender.account, &shards, end).await;
+            }
         }
-        let until = self.nodes.now().after(lease);
-        if until <= self.sender.until {
-            return self.sender.until;
-        }
-        let total: usize = shards.values().map(BTreeSet::len).sum();
-        let renewed = lease::renew(&self.nodes, &self.sender.account, &shards, until).await;
         if renewed < total {
             self.progress.warn(format!(
                 "{} of {total} shards could not be leased beyond a week: run `dolmen renew` before then",
@@ -269,7 +273,7 @@ impl Store {
             ));
             return self.sender.until;
         }
-        until
+        until.unwrap_or(self.sender.until)
     }
 
     /// Bytes of shards that this run has sent.

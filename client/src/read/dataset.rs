@@ -360,6 +360,18 @@ impl Dataset {
         self.table.get().every_place(&self.documents, visit).await
     }
 
+    /// The places of the segments that follow this one by id, of all kinds: as many as have so many shards together, one at least.
+    ///
+    /// # Errors
+    /// As [`Dataset::locate`].
+    pub(crate) async fn places_after(
+        &self,
+        after: Option<SegmentId>,
+        most_shards: usize,
+    ) -> Result<Vec<Arc<Place>>, ClientError> {
+        self.table.get().places_after(&self.documents, after, most_shards).await
+    }
+
     /// The entry at a path (components separated by slashes); `None` for the root itself.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 //! Decides in which order rows are looked for and what of them is kept. Never decides whether a row is believed:
 //! `dolmen-proto` checks every blob.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dolmen_proto::codec::DocumentError;
@@ -204,6 +205,51 @@ impl Table {
         documents.fetch(&place, (pointer.offset, pointer), &[]).await
     }
 
+    /// The places of segments whose ids follow this one (`None`: of the first), ascending: as many as have so many shards together,
+    /// and one at least where there is one. Of segments of all kinds, the table's own included.
+    ///
+    /// # Errors
+    /// As [`Table::find`].
+    pub(crate) async fn places_after(
+        &self,
+        documents: &Documents,
+        after: Option<SegmentId>,
+        most_shards: usize,
+    ) -> Result<Vec<Arc<Place>>, ClientError> {
+        let mut next = NextPlaces { after, most_shards, shards: 0, places: BTreeMap::new() };
+        next.take(Arc::clone(&self.place));
+        for row in &self.root.further {
+            next.take(self.place_of(row)?);
+        }
+        if let Rows::Inline(rows) = &self.root.rows {
+            for row in rows {
+                next.take(self.place_of(row)?);
+            }
+        }
+        if let Some(mut walk) = self.root.rows.walk() {
+            let mut begun = false;
+            loop {
+                if let Some(after) = after.filter(|_| !begun) {
+                    walk.seek(&after);
+                }
+                let Some(pointer) = walk.wanted().cloned() else { break };
+                let blob = self.blob(documents, &pointer).await?;
+                let rows = walk.supply(&blob).map_err(|error| damaged(&error))?;
+                begun |= !rows.is_empty();
+                let mut full = false;
+                for row in rows {
+                    let follows = after.is_none_or(|after| row.id() > after);
+                    full = !next.take(self.place_of(&row)?) && follows;
+                }
+                // All further rows have greater ids.
+                if full {
+                    break;
+                }
+            }
+        }
+        Ok(next.places.into_values().collect())
+    }
+
     /// Shows `visit` the place of every segment: content, documents, the table's own.
     ///
     /// # Errors
@@ -231,6 +277,34 @@ impl Table {
             }
         }
         Ok(())
+    }
+}
+
+/// The first places after one, kept while segments are shown in any order.
+struct NextPlaces {
+    after: Option<SegmentId>,
+    most_shards: usize,
+    shards: usize,
+    places: BTreeMap<SegmentId, Arc<Place>>,
+}
+
+impl NextPlaces {
+    /// Shows a place; false when it is not among the first, or not any more.
+    fn take(&mut self, place: Arc<Place>) -> bool {
+        let id = place.id;
+        if self.after.is_some_and(|after| id <= after) {
+            return false;
+        }
+        let count = |place: &Place| place.roots.len();
+        self.shards += count(&place);
+        if let Some(same) = self.places.insert(id, place) {
+            self.shards -= count(&same);
+        }
+        while self.shards > self.most_shards && self.places.len() > 1 {
+            let Some((_, last)) = self.places.pop_last() else { break };
+            self.shards -= count(&last);
+        }
+        self.places.contains_key(&id)
     }
 }
 

@@ -128,7 +128,7 @@ impl Stewardship {
             let locator = OverlayKeys::derive(&self.body.table_secret, &self.public_key()).locator;
             let everybody = candidates.everybody();
             let written = heads::write(self.nodes(), &locator, &head, until, everybody.as_ref()).await?;
-            store.renew(lease).await;
+            store.renew(lease, lease).await;
             store.finish()?;
             self.overlays().forget();
             // A head of the same sequence that lost is of another run, which finds out by itself.

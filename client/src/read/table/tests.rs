@@ -139,3 +139,23 @@ async fn a_place_has_the_mask_key_that_its_row_says() {
     assert_eq!(key(plain.id()).await, None);
     assert_eq!(key(own.id()).await, Some(MaskKey::new([5; 32])));
 }
+
+#[tokio::test]
+async fn places_come_in_the_order_of_ids_a_few_at_a_time_and_each_once() {
+    let (table, documents) = table((0..1_000).map(row).collect(), Vec::new()).await;
+    let mut expected = vec![table.place.id];
+    expected.extend((0..1_000).map(|number| row(number).id()));
+    expected.sort_unstable();
+    for most_shards in [0, 1, 7, 400, 5_000] {
+        let mut found = Vec::new();
+        loop {
+            let places = table.places_after(&documents, found.last().copied(), most_shards).await.unwrap();
+            assert!(places.len() <= most_shards.max(1));
+            found.extend(places.iter().map(|place| place.id));
+            if places.is_empty() {
+                break;
+            }
+        }
+        assert!(found == expected, "{most_shards} at a time");
+    }
+}
