@@ -1,5 +1,7 @@
 //! Commands of dataset owners and readers: `put`, `get`, `ls`, `cat`, `info`, `renew`, `rm`, `nodes`.
 
+use std::path::Path;
+
 use dolmen_client::vault::DatasetName;
 use dolmen_client::{
     Compression, Destination, EntryKind, FailedFile, GetOptions, GetReport, InfoReport, ListedEntry, PolicyChoice,
@@ -87,21 +89,36 @@ fn destination(arguments: &Put) -> Result<Option<(DatasetName, Vec<u8>)>, Failur
     }
 }
 
+/// Refuses what is not there.
+pub(crate) fn there(path: &Path) -> Result<(), Failure> {
+    std::fs::symlink_metadata(path).map(drop).map_err(|error| {
+        let exit = if error.kind() == std::io::ErrorKind::NotFound { Exit::NotFound } else { Exit::Local };
+        Failure::new(exit, format!("could not read {}", path.display()), error.to_string(), "check the path")
+    })
+}
+
 async fn put(context: &Context, arguments: &Put) -> Result<Exit, Failure> {
     let terminal = context.terminal();
     let destination = destination(arguments)?;
     let short_form = destination.is_some() && arguments.to.is_none();
     let paths = if short_form { &arguments.paths[..1] } else { &arguments.paths[..] };
-    for path in paths {
-        std::fs::symlink_metadata(path).map_err(|error| {
-            let exit = if error.kind() == std::io::ErrorKind::NotFound { Exit::NotFound } else { Exit::Local };
-            Failure::new(exit, format!("could not read {}", path.display()), error.to_string(), "check the path")
-        })?;
+    let stream = paths.iter().any(|path| path.as_os_str() == "-");
+    if stream {
+        if paths.len() > 1 || arguments.dry_run || arguments.delete {
+            let advice = "give `-` alone, without --dry-run and --delete";
+            return Err(Failure::usage("standard input is put as one file", advice));
+        }
+        if destination.as_ref().is_none_or(|(_, to)| to.is_empty()) {
+            let advice = "say --to DATASET:PATH, which the file gets";
+            return Err(Failure::usage("standard input has no name", advice));
+        }
+    } else {
+        paths.iter().try_for_each(|path| there(path))?;
     }
     let policy = arguments.policy.map(|policy| PolicyChoice::Fixed { k: policy.k(), n: policy.n() });
     let options = PutOptions {
         policy,
-        lease: Some(arguments.lease),
+        lease: arguments.lease,
         require_full: arguments.require_full,
         message: arguments.message.clone(),
         exclude: arguments.exclude.clone(),
@@ -152,7 +169,11 @@ async fn put(context: &Context, arguments: &Put) -> Result<Exit, Failure> {
         terminal.json(&estimate);
         return Ok(exit);
     }
-    let report = dataset.put(paths, &to, &options).await?;
+    let report = if stream {
+        dataset.put_stream(tokio::io::stdin(), &to, &options).await?
+    } else {
+        dataset.put(paths, &to, &options).await?
+    };
     client.shut_down().await;
     for conflict in &report.conflicts {
         terminal.warning(&format!(
@@ -232,7 +253,8 @@ async fn list(context: &Context, arguments: &Ls) -> Result<Exit, Failure> {
     let (mut entries, mut bytes) = (0_u64, 0_u64);
     while let Some(entry) = listing.next().await? {
         entries += 1;
-        bytes += entry.size;
+        // What lies in a folder that is listed may be listed too.
+        bytes += if entry.kind == EntryKind::File || !arguments.recursive { entry.size } else { 0 };
         terminal.json(&entry);
         terminal.result(&listed(&entry, arguments.long));
     }
@@ -253,7 +275,10 @@ pub(crate) fn listed(entry: &ListedEntry, long: bool) -> String {
         EntryKind::Symlink => 'l',
     };
     let target = entry.target.as_deref().map(|target| format!(" -> {}", printable(target))).unwrap_or_default();
-    format!("{kind}{:04o} {:>12} {} {path}{mark}{target}", entry.mode & 0o7777, entry.size, entry.mtime)
+    // Of a time before 1970 or beyond all clocks, what programs are told.
+    let time = entry.mtime.parse::<jiff::Timestamp>().ok().and_then(|time| u64::try_from(time.as_millisecond()).ok());
+    let time = time.map_or_else(|| entry.mtime.clone(), local_time);
+    format!("{kind}{:04o} {:>12} {time:>16} {path}{mark}{target}", entry.mode & 0o7777, entry.size)
 }
 
 /// A stored name must not be able to drive the terminal that shows it.
@@ -309,7 +334,7 @@ fn show_info(terminal: Terminal, report: &InfoReport) {
 
 async fn renew(context: &Context, arguments: &Renew) -> Result<Exit, Failure> {
     let terminal = context.terminal();
-    let until = Some(now().after(arguments.lease));
+    let until = arguments.lease.map(|lease| now().after(lease));
     let report = match Source::read(&arguments.source)?.named {
         Named::Link(link) => {
             let client = context.connect().await?;

@@ -1,15 +1,16 @@
 //! Commands that change or list datasets of the vault: `log`, `tag`, `forget`, `share`, `rekey` and others.
 
+use dolmen_client::GcReport;
 use dolmen_client::vault::{Earlier, ForgetPolicy, ShareInfo, Vault};
 use serde_json::json;
 
-use crate::arguments::{Forget, Gc, OneSource, Rekey, Rm, Share, Tag, Unshare};
+use crate::arguments::{Forget, Gc, OneSource, Rekey, Rm, Share, Shares, Tag, Unshare};
 use crate::context::Context;
 use crate::data::printable;
 use crate::failure::{Exit, Failure};
 use crate::opened::{open_dataset, selector};
 use crate::source::{Named, Source};
-use crate::terminal::{local_time, size};
+use crate::terminal::{local_time, size, utc_time};
 
 /// Digits of an id that people are shown.
 const SHORT_ID_DIGITS: usize = 12;
@@ -34,7 +35,7 @@ pub async fn list_all(context: &Context, vault: &Vault) -> Result<Exit, Failure>
             local_time(dataset.created.as_unix_ms()),
         ]);
         terminal.json(&json!({
-            "dataset": dataset.name.as_str(), "snapshot": snapshot, "created_unix_ms": dataset.created.as_unix_ms(),
+            "dataset": dataset.name.as_str(), "snapshot": snapshot, "created": utc_time(dataset.created.as_unix_ms()),
         }));
     }
     terminal.table(&["dataset", "newest snapshot", "made"], rows);
@@ -145,11 +146,35 @@ pub async fn forget(context: &Context, arguments: &Forget) -> Result<Exit, Failu
 /// [`Failure`] when something that is needed cannot be read: then nothing is freed.
 pub async fn gc(context: &Context, arguments: &Gc) -> Result<Exit, Failure> {
     let terminal = context.terminal();
-    let name = Source::dataset(&arguments.source)?;
+    let Some(source) = &arguments.source else { return gc_removed(context, arguments.dry_run).await };
+    let name = Source::dataset(source)?;
     let (client, _, dataset) = open_dataset(context, &name).await?;
     let report = dataset.gc(arguments.dry_run).await?;
     client.shut_down().await;
-    terminal.result(&format!(
+    terminal.result(&freed(&report));
+    terminal.json(&report);
+    Ok(Exit::Ok)
+}
+
+/// Frees what removed datasets took, one after the other.
+async fn gc_removed(context: &Context, dry_run: bool) -> Result<Exit, Failure> {
+    let terminal = context.terminal();
+    let (client, vault) = context.open_vault().await?;
+    let removed = vault.removed().await?;
+    for dataset in &removed {
+        let report = dataset.gc(dry_run).await?;
+        terminal.result(&format!("{}: {}", dataset.name(), freed(&report)));
+        let mut line = json!(report);
+        line["dataset"] = json!(dataset.name().as_str());
+        terminal.json(&line);
+    }
+    client.shut_down().await;
+    terminal.json(&json!({ "summary": { "datasets": removed.len() } }));
+    Ok(Exit::Ok)
+}
+
+fn freed(report: &GcReport) -> String {
+    format!(
         "{} of {} segments leave ({} dead, {} packed anew); {} that left a week ago are deleted, {} wait",
         report.leaving_segments,
         report.segments,
@@ -157,9 +182,7 @@ pub async fn gc(context: &Context, arguments: &Gc) -> Result<Exit, Failure> {
         size(report.moved_bytes),
         report.freed_segments,
         report.waiting_segments,
-    ));
-    terminal.json(&report);
-    Ok(Exit::Ok)
+    )
 }
 
 fn show_share(context: &Context, share: &ShareInfo) {
@@ -167,8 +190,8 @@ fn show_share(context: &Context, share: &ShareInfo) {
         "number": share.number,
         "path": String::from_utf8_lossy(&share.path),
         "snapshot": share.snapshot.map(|id| id.to_string()),
-        "created_unix_ms": share.created.as_unix_ms(),
-        "ended_unix_ms": share.ended.map(|ended| ended.as_unix_ms()),
+        "created": utc_time(share.created.as_unix_ms()),
+        "ended": share.ended.map(|ended| utc_time(ended.as_unix_ms())),
         "link": *share.link,
     }));
 }
@@ -208,10 +231,13 @@ pub async fn share(context: &Context, arguments: &Share) -> Result<Exit, Failure
 ///
 /// # Errors
 /// As reading.
-pub async fn shares(context: &Context, arguments: &OneSource) -> Result<Exit, Failure> {
+pub async fn shares(context: &Context, arguments: &Shares) -> Result<Exit, Failure> {
     let terminal = context.terminal();
     let name = Source::dataset(&arguments.source)?;
     let (client, _, dataset) = open_dataset(context, &name).await?;
+    if arguments.refresh {
+        dataset.refresh_shares().await?;
+    }
     let shares = dataset.shares().await?;
     client.shut_down().await;
     let mut rows = Vec::new();
@@ -305,7 +331,9 @@ pub async fn remove(context: &Context, name: &str, path: &str, arguments: &Rm) -
     let (client, _, dataset) = open_dataset(context, name).await?;
     if path.is_empty() {
         dataset.remove().await?;
-        terminal.result(&format!("the dataset {name} is gone; nodes let go of what it took when its leases end"));
+        terminal.result(&format!(
+            "the dataset {name} is gone; `dolmen gc --removed` frees what it took, now and again in a week"
+        ));
         terminal.json(&json!({ "removed": name }));
     } else {
         let snapshot = dataset.remove_path(path.as_bytes(), &arguments.message).await?.to_string();

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::arguments::{Check, Diff, Du, Find, Kind, OneSource, Verify};
 use crate::context::Context;
-use crate::data::{list_failed, listed, printable};
+use crate::data::{list_failed, listed, printable, there};
 use crate::failure::{Exit, Failure};
 use crate::opened::Opened;
 use crate::terminal::size;
@@ -150,6 +150,7 @@ pub async fn root(context: &Context, arguments: &OneSource) -> Result<Exit, Fail
 /// [`Failure`] when the folder cannot be read or the root is none; exit 5 when the folder is another.
 pub async fn check(context: &Context, arguments: &Check) -> Result<Exit, Failure> {
     let terminal = context.terminal();
+    there(&arguments.folder)?;
     let (folder, root) = (arguments.folder.clone(), arguments.root.clone());
     let checked = tokio::task::spawn_blocking(move || check_folder(&folder, &root)).await;
     let report = checked.map_err(|error| Failure::bug("checking a folder failed", error.to_string()))??;

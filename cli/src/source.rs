@@ -8,6 +8,7 @@ use std::path::Path;
 use dolmen_proto::limits::LINK_MAX_CHARS;
 use dolmen_proto::link::LINK_PREFIX;
 
+use crate::data::there;
 use crate::failure::{Exit, Failure};
 
 /// A link has more characters than this, and nothing in it but letters and digits.
@@ -49,6 +50,7 @@ impl Source {
         let (name, path) = typed.split_once(':').unwrap_or((typed, ""));
         let path = path.trim_matches('/').to_owned();
         if let Some(file) = name.strip_prefix('@') {
+            there(Path::new(file))?;
             let opened = std::fs::File::open(file)
                 .map_err(|error| Failure::local(format!("could not read {}", Path::new(file).display()), &error))?;
             return Ok(Self { named: Named::Link(first_word(read_bounded(opened, file)?)?), path });

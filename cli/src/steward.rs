@@ -12,16 +12,16 @@ use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::opened::open_dataset;
 use crate::source::{Named, Source};
-use crate::terminal::{Terminal, local_time, size};
+use crate::terminal::{Terminal, local_time, size, utc_time};
 
 fn described(steward: &StewardInfo) -> Value {
     json!({
         "number": steward.number,
-        "created_unix_ms": steward.created.as_unix_ms(),
-        "ended_unix_ms": steward.ended.map(|ended| ended.as_unix_ms()),
+        "created": utc_time(steward.created.as_unix_ms()),
+        "ended": steward.ended.map(|ended| utc_time(ended.as_unix_ms())),
         "quota_bytes_per_node": steward.quota_bytes,
         "granted_nodes": steward.granted_nodes,
-        "granted_until_unix_ms": steward.granted_until.as_unix_ms(),
+        "granted_until": utc_time(steward.granted_until.as_unix_ms()),
         "link": *steward.link,
     })
 }

@@ -145,6 +145,13 @@ pub fn local_time(unix_ms: u64) -> String {
     )
 }
 
+/// A time as programs read it: RFC 3339 in UTC.
+#[must_use]
+pub fn utc_time(unix_ms: u64) -> String {
+    let time = i64::try_from(unix_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    time.unwrap_or(jiff::Timestamp::MAX).to_string()
+}
+
 /// A size as people read it, rounded: `53.8 GB`. Exact numbers are for `--json`.
 #[must_use]
 pub fn size(bytes: u64) -> String {

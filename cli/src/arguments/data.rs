@@ -12,10 +12,10 @@ use super::duration;
 /// `dolmen put`
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  dolmen put ~/photos photos -m 'after the holidays'\n  dolmen put a.dcm b.dcm --to scans:2026/11 --exclude '*.tmp'\n  dolmen put ~/photos --anonymous\n\nAn interrupted put resumes when it is run again. PATH NAME, two arguments of which the second does not exist here,\nis short for PATH --to NAME."
+    after_help = "Examples:\n  dolmen put ~/photos photos -m 'after the holidays'\n  dolmen put a.dcm b.dcm --to scans:2026/11 --exclude '*.tmp'\n  pg_dump lab | dolmen put - --to backups:lab.sql\n  dolmen put ~/photos --anonymous\n\nAn interrupted put resumes when it is run again. PATH NAME, two arguments of which the second does not exist here,\nis short for PATH --to NAME."
 )]
 pub struct Put {
-    /// Files and folders to store.
+    /// Files and folders to store; - alone for standard input, as the file that --to names.
     #[arg(required = true)]
     pub paths: Vec<PathBuf>,
     /// Put into this dataset, at this path; the dataset is made if it is new.
@@ -45,9 +45,9 @@ pub struct Put {
     /// Shards needed and made of every segment, such as 7/16; by the number of nodes if not given. Of a new dataset only.
     #[arg(long, value_name = "K/N")]
     pub policy: Option<Policy>,
-    /// How long the nodes shall keep it, such as 400d.
-    #[arg(long, default_value = "400d", value_parser = duration, value_name = "DURATION")]
-    pub lease: Duration,
+    /// How long the nodes shall keep it, such as 400d; `lease_days` of client.toml, or 400d, if not given.
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    pub lease: Option<Duration>,
     /// Fail instead of accepting fewer than n shards of a segment.
     #[arg(long)]
     pub require_full: bool,
@@ -128,7 +128,7 @@ pub struct Renew {
     /// DATASET, LINK, @FILE or -.
     #[arg(value_name = "SOURCE")]
     pub source: String,
-    /// How long from now the nodes shall keep it.
-    #[arg(long, default_value = "400d", value_parser = duration, value_name = "DURATION")]
-    pub lease: Duration,
+    /// How long from now the nodes shall keep it; `lease_days` of client.toml, or 400d, if not given.
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    pub lease: Option<Duration>,
 }

@@ -120,7 +120,7 @@ pub enum Command {
     /// Print a link that reads a dataset, a snapshot or a sub-folder, and nothing else.
     Share(Share),
     /// List the shares of a dataset.
-    Shares(OneSource),
+    Shares(Shares),
     /// Stop publishing a share.
     Unshare(Unshare),
     /// Give a dataset new keys, so that old links read nothing that comes later.

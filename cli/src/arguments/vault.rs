@@ -151,13 +151,30 @@ pub struct Forget {
 
 /// `dolmen gc`
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  dolmen gc photos       what nothing needs leaves now; what left a week ago is deleted\n  dolmen gc --removed    the same for datasets that `rm --all` removed"
+)]
 pub struct Gc {
     /// DATASET.
-    #[arg(value_name = "DATASET")]
-    pub source: String,
+    #[arg(value_name = "DATASET", required_unless_present = "removed", conflicts_with = "removed")]
+    pub source: Option<String>,
+    /// Free what datasets took that were removed.
+    #[arg(long)]
+    pub removed: bool,
     /// Say what would be freed, and free nothing.
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// `dolmen shares`
+#[derive(Debug, Args)]
+pub struct Shares {
+    /// DATASET.
+    #[arg(value_name = "DATASET")]
+    pub source: String,
+    /// Publish all of them anew first, as after one of them could not be.
+    #[arg(long)]
+    pub refresh: bool,
 }
 
 /// `dolmen share`

@@ -59,6 +59,10 @@ impl Operation for Collect {
     ) -> BoxFuture<'a, Result<Change, ClientError>> {
         self.collect(base, store).boxed()
     }
+
+    fn frees(&self) -> bool {
+        true
+    }
 }
 
 impl Collect {
@@ -238,6 +242,10 @@ impl Operation for Forget {
     ) -> BoxFuture<'a, Result<Change, ClientError>> {
         let table = TableChange { freed: self.0.clone(), ..TableChange::default() };
         std::future::ready(Ok(Change { table: Some(table), ..Change::default() })).boxed()
+    }
+
+    fn frees(&self) -> bool {
+        true
     }
 }
 

@@ -36,8 +36,8 @@ pub struct DatasetInfo {
 /// What lies at one place.
 pub(super) enum Place {
     Listed(DatasetInfo),
-    /// Removed, but its place stays taken.
-    Retired,
+    /// Removed, but its place stays taken; the name that it had.
+    Retired(String),
     /// There is a dataset that cannot be read.
     Unreadable(ClientError),
 }
@@ -86,7 +86,7 @@ impl Vault {
             }
         };
         if is_retired(&newest.note) {
-            return Ok(Some(Place::Retired));
+            return Ok(Some(Place::Retired(newest.note.name)));
         }
         let name = match newest.note.name.parse() {
             Ok(name) => name,

@@ -166,7 +166,7 @@ impl Vault {
         for (index, place) in self.scan().await? {
             match place {
                 Place::Listed(info) => datasets.push(info),
-                Place::Retired => {}
+                Place::Retired(_) => {}
                 Place::Unreadable(error) => {
                     let why = error.why();
                     self.client.progress().warn(format!("dataset number {index} of the vault cannot be read: {why}"));
@@ -174,6 +174,20 @@ impl Vault {
             }
         }
         Ok(datasets)
+    }
+
+    /// Datasets that were removed, for [`Dataset::gc`]: what they took is freed by it, and nothing else can be done with them. They stay
+    /// in this list for good, as they keep their places in the vault.
+    ///
+    /// # Errors
+    /// As [`Vault::datasets`].
+    pub async fn removed(&self) -> Result<Vec<Dataset>, ClientError> {
+        self.client.progress().stage(Stage::ReadingDocuments);
+        let dataset = |(index, place)| match place {
+            Place::Retired(name) => Some(Dataset::new(self, index, name.parse().ok()?)),
+            Place::Listed(_) | Place::Unreadable(_) => None,
+        };
+        Ok(self.scan().await?.into_iter().filter_map(dataset).collect())
     }
 
     /// The dataset of this name.

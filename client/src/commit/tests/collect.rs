@@ -191,3 +191,95 @@ async fn a_file_is_streamed_by_a_newer_table_when_what_it_lay_in_was_freed() {
     assert_eq!(written.unwrap(), 150_000);
     assert!(std::fs::read(out.path()).unwrap() == small[50_000..]);
 }
+
+/// The contents of a file: the segments and offsets that its snapshot names.
+async fn named_places(dataset: &crate::read::Dataset, path: &[u8]) -> Vec<(dolmen_proto::ids::SegmentId, u32)> {
+    use dolmen_proto::manifest::{EntryKind, ExtentList};
+    let Some(EntryKind::File(file)) = dataset.entry(path).await.unwrap().map(|entry| entry.kind) else {
+        panic!("it is a file")
+    };
+    let ExtentList::Inline(extents) = file.extents else { panic!("it is a small file") };
+    extents.iter().filter_map(|extent| extent.chunk()).map(|(chunk, _)| (chunk.segment, chunk.offset)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_packed_anew_is_known_where_it_lies_now() {
+    let world = World::new(4);
+    let (one, other) = (world.machine().await, world.machine().await);
+    let dataset = one.create("d").await;
+    let stays = [noise(20, 400_000), noise(21, 400_000)];
+    one.put(&dataset, &[("first", b"1")]).await.unwrap();
+    let theirs = other.dataset("d").await;
+    for (round, (collector, stays)) in [&dataset, &theirs].into_iter().zip(&stays).enumerate() {
+        let gone = noise(30 + u8::try_from(round).unwrap(), 3_000_000);
+        let name = format!("stays{round}");
+        one.put(&dataset, &[("gone", &gone), (name.as_str(), stays)]).await.unwrap();
+        within(dataset.remove_path(b"gone", "")).await.unwrap();
+        only_the_newest(&dataset).await;
+        let report = within(collector.gc(false)).await.unwrap();
+        assert!(report.repacked_segments >= 1, "{report:?}");
+
+        let owner = dataset.owner();
+        let newest = within(dataset.reader(&Selector::Newest)).await.unwrap();
+        let index = owner.client.state().index(&owner.name);
+        let known = crate::put::ChunkIndex::open(&index, one.folder.path());
+        assert!(known.is_complete(&newest.snapshot_id()), "no folder has to be read for it again");
+        drop(known);
+
+        world.network.take_gets();
+        let name = format!("again{round}");
+        let put = one.put(&dataset, &[(name.as_str(), stays)]).await.unwrap();
+        assert_eq!(put.segments, 0, "its contents are there: {put:?}");
+        let newest = within(dataset.reader(&Selector::Newest)).await.unwrap();
+        let places = crate::info::places(&newest).await.unwrap();
+        let contents: BTreeSet<_> =
+            places.iter().filter(|place| !place.documents).flat_map(|place| place.roots.clone()).collect();
+        let read = world.network.take_gets();
+        assert!(read.iter().all(|got| !contents.contains(&got.root)), "no contents are read");
+        let live: BTreeSet<_> = places.iter().map(|place| place.id).collect();
+        for (segment, offset) in named_places(&newest, name.as_bytes()).await {
+            assert!(live.contains(&segment), "{offset} is named where it lies, not where it lay");
+        }
+    }
+    let all = expected(&[
+        ("first", b"1"),
+        ("stays0", &stays[0]),
+        ("again0", &stays[0]),
+        ("stays1", &stays[1]),
+        ("again1", &stays[1]),
+    ]);
+    for _ in 0..3 {
+        world.network.pass(WEEK);
+        within(dataset.gc(false)).await.unwrap();
+        assert!(files(&dataset, &Selector::Newest).await == all, "called by old names and by new ones");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_removed_dataset_took_is_freed_and_nothing_else_can_be_done_with_it() {
+    let world = World::new(4);
+    let machine = world.machine().await;
+    let (kept, gone) = (machine.create("kept").await, machine.create("gone").await);
+    machine.put(&kept, &[("a", &noise(50, 300_000))]).await.unwrap();
+    let before = world.network.held();
+    machine.put(&gone, &[("b", &noise(51, 3_000_000)), ("c/d", b"text")]).await.unwrap();
+    within(gone.share(b"c", None, &[])).await.unwrap();
+    assert!(machine.vault.removed().await.unwrap().is_empty());
+    within(gone.remove()).await.unwrap();
+    let all = world.network.held();
+
+    let other = world.machine().await;
+    let removed = within(other.vault.removed()).await.unwrap();
+    assert_eq!(removed.iter().map(|dataset| dataset.name().as_str()).collect::<Vec<_>>(), ["gone"]);
+    let refused = within(removed[0].tag(&Selector::Newest, "v1")).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::NotFound, "{refused}");
+    // What was shared a moment ago is kept for those who may be reading it.
+    for _ in 0..8 {
+        within(removed[0].gc(false)).await.unwrap();
+        world.network.pass(WEEK);
+    }
+    let left = world.network.held();
+    assert!(left < before + (all - before) / 2, "{before} before, {all} with it, {left} left");
+    assert_eq!(files(&kept, &Selector::Newest).await.len(), 1);
+    assert!(within(machine.vault.datasets()).await.unwrap().iter().all(|dataset| dataset.name.as_str() == "kept"));
+}
