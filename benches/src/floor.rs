@@ -11,11 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
+use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use bytes::Bytes;
 use chacha20::cipher::{KeyIvInit as _, StreamCipher as _};
-use chacha20poly1305::aead::AeadInOut as _;
-use chacha20poly1305::{ChaCha20Poly1305, KeyInit as _};
 use dolmen_gf256::Coefficients;
 use quinn::{
     ClientConfig, Connection, Endpoint, EndpointConfig, MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt,
@@ -288,8 +287,8 @@ const fn plain_segment_bytes(k: usize) -> usize {
     k * plain_shard_bytes(stored_shard_bytes(k))
 }
 
-fn cipher() -> ChaCha20Poly1305 {
-    ChaCha20Poly1305::new(&[3; 32].into())
+fn cipher() -> Result<LessSafeKey> {
+    Ok(LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, &[3; 32])?))
 }
 
 fn nonce(frame: u64) -> [u8; 12] {
@@ -309,16 +308,14 @@ fn code_segment(path: &Path, offset: u64, plain_bytes: usize, shape: Shape) -> R
     for piece in plain.chunks(1 << 20) {
         std::hint::black_box(blake3::keyed_hash(&[5; 32], piece));
     }
-    let cipher = cipher();
+    let cipher = cipher()?;
     let mut data = vec![0; shape.k * shard_bytes];
     for (frame, (stored, plain)) in
         data.chunks_exact_mut(FRAME_STORED_BYTES).zip(plain.chunks(FRAME_PLAIN_BYTES)).enumerate()
     {
-        let (body, tag_place) = stored.split_at_mut(FRAME_PLAIN_BYTES);
-        body[..plain.len()].copy_from_slice(plain);
-        let tag =
-            cipher.encrypt_inout_detached(&nonce(frame as u64).into(), &[], body.into()).ok().context("sealing")?;
-        tag_place.copy_from_slice(&tag);
+        let (body, tag) = stored.split_at_mut(FRAME_PLAIN_BYTES);
+        let nonce = Nonce::assume_unique_for_key(nonce(frame as u64));
+        cipher.seal_out_of_place_scatter(nonce, Aad::empty(), plain, body, &[], tag)?;
     }
     drop(plain);
     let parity_count = shape.n - shape.k;
@@ -366,19 +363,16 @@ async fn fetch(connection: Connection, at: u64, bytes: usize) -> Result<Vec<u8>>
 }
 
 /// Hashes a shard, opens its frames and writes them in their place.
-fn open_shard(mut stored: Vec<u8>, shard: usize, file: &File, at: u64) -> Result<()> {
+fn open_shard(stored: Vec<u8>, shard: usize, file: &File, at: u64) -> Result<()> {
     std::hint::black_box(blake3::hash(&stored));
-    let cipher = cipher();
-    let mut plain = Vec::with_capacity(plain_shard_bytes(stored.len()));
+    let cipher = cipher()?;
+    let mut plain = vec![0; plain_shard_bytes(stored.len())];
     let first = (shard * stored.len() / FRAME_STORED_BYTES) as u64;
-    for (frame, stored) in stored.chunks_exact_mut(FRAME_STORED_BYTES).enumerate() {
-        let (body, tag) = stored.split_at_mut(FRAME_PLAIN_BYTES);
-        let tag: [u8; 16] = tag.as_ref().try_into()?;
-        cipher
-            .decrypt_inout_detached(&nonce(first + frame as u64).into(), &[], (&mut *body).into(), &tag.into())
-            .ok()
-            .context("opening")?;
-        plain.extend_from_slice(body);
+    for (frame, stored) in stored.chunks_exact(FRAME_STORED_BYTES).enumerate() {
+        let (body, tag) = stored.split_at(FRAME_PLAIN_BYTES);
+        let nonce = Nonce::assume_unique_for_key(nonce(first + frame as u64));
+        let place = &mut plain[frame * FRAME_PLAIN_BYTES..][..FRAME_PLAIN_BYTES];
+        cipher.open_separate_gather(nonce, Aad::empty(), body, tag, place)?;
     }
     file.write_all_at(&plain, at)?;
     Ok(())
