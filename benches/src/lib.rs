@@ -7,4 +7,6 @@
 pub mod floor;
 pub mod peers;
 pub mod plot;
+pub mod record;
 pub mod shaper;
+pub mod usage;

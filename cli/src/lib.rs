@@ -4,6 +4,7 @@
 
 pub mod arguments;
 pub mod audit;
+pub mod bench;
 pub mod context;
 pub mod data;
 pub mod datasets;
@@ -89,6 +90,8 @@ fn execute(context: &Context, command: Command) -> Result<Exit, Failure> {
         match command {
             Command::Demo(arguments) => demo::run(context, &arguments).await,
             Command::Devnet(arguments) => devnet::run(context, &arguments).await,
+            Command::Bench(arguments) => bench::run(context, &arguments).await,
+            Command::BenchReceiver(arguments) => bench::receive(&arguments).await,
             command => {
                 tokio::select! {
                     outcome = data::run(context, command) => outcome,

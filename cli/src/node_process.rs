@@ -106,8 +106,7 @@ impl LocalNetwork {
     /// # Errors
     /// [`Failure`] where a process cannot be started or ends at once; its log says why.
     pub async fn start(&mut self) -> Result<(), Failure> {
-        let program = std::env::current_exe()
-            .map_err(|error| Failure::bug("this program does not know where it lies", error.to_string()))?;
+        let program = this_program()?;
         for node in &mut self.nodes {
             node.start(&program)?;
         }
@@ -130,6 +129,35 @@ impl LocalNetwork {
         Ok(())
     }
 
+    /// Asks a node to drain, and waits until it is gone.
+    ///
+    /// # Errors
+    /// [`Failure`] where the process does not run.
+    pub async fn halt(&mut self, number: usize) -> Result<(), Failure> {
+        let node = &mut self.nodes[number];
+        if node.process.is_none() {
+            return Err(Failure::bug("a node was stopped twice", format!("node {number}")));
+        }
+        node.stop().await;
+        Ok(())
+    }
+
+    /// Starts a node that was killed or stopped, and waits until it runs.
+    ///
+    /// # Errors
+    /// As [`LocalNetwork::start`].
+    pub async fn revive(&mut self, number: usize) -> Result<(), Failure> {
+        let program = this_program()?;
+        self.nodes[number].start(&program)?;
+        self.nodes[number].wait_until_running().await
+    }
+
+    /// The processes of the nodes that run.
+    #[must_use]
+    pub fn pids(&self) -> Vec<u32> {
+        self.nodes.iter().filter_map(|node| node.process.as_ref()?.id()).collect()
+    }
+
     /// A node that ended without being asked to, if there is one that was not named before: its log.
     pub fn ended_by_itself(&mut self) -> Option<PathBuf> {
         self.nodes.iter_mut().find_map(|node| {
@@ -150,12 +178,7 @@ impl LocalNetwork {
             }
         }
         for node in &mut self.nodes {
-            if let Some(mut process) = node.process.take() {
-                if tokio::time::timeout(STOP_DEADLINE, process.wait()).await.is_err() {
-                    let _ = process.kill().await;
-                }
-                let _ = fs::remove_file(node.folder.join("node.pid"));
-            }
+            node.stop().await;
         }
     }
 }
@@ -194,6 +217,16 @@ impl LocalNode {
         Ok(())
     }
 
+    async fn stop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            drop(process.stdin.take());
+            if tokio::time::timeout(STOP_DEADLINE, process.wait()).await.is_err() {
+                let _ = process.kill().await;
+            }
+            let _ = fs::remove_file(self.folder.join("node.pid"));
+        }
+    }
+
     async fn wait_until_running(&mut self) -> Result<(), Failure> {
         let log = self.folder.join("node.log");
         let config = load(&self.folder.join("node.toml"))?;
@@ -225,6 +258,15 @@ impl LocalNode {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
+}
+
+/// Where this very program lies: nodes and the floor's receivers are started from it.
+///
+/// # Errors
+/// [`Failure`] where the system does not tell.
+pub(crate) fn this_program() -> Result<PathBuf, Failure> {
+    std::env::current_exe()
+        .map_err(|error| Failure::bug("this program does not know where it lies", error.to_string()))
 }
 
 fn load(path: &Path) -> Result<NodeConfig, Failure> {

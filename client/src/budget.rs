@@ -72,10 +72,18 @@ const POOLED_MIN_BYTES: usize = 256 * 1024;
 
 /// Buffers that were used and may be used again: fresh ones of many megabytes cost a page fault every 4 KiB.
 ///
-/// Holds no more buffers of one size than were ever in use at once, which the budget bounds. Small ones are not kept, and one is
-/// used again only for about as many bytes: else many that were taken for a few bytes each would grow to many megabytes each.
+/// Holds no more buffers than were ever in use at once, which the budget bounds: what it did not hand out it does not keep, or
+/// whoever brings buffers of his own would fill it without end. Small ones are not kept, and one is used again only for about as
+/// many bytes: else many that were taken for a few bytes each would grow to many megabytes each.
 #[derive(Debug)]
-pub(crate) struct Pool<T>(Arc<Mutex<Vec<T>>>);
+pub(crate) struct Pool<T>(Arc<Mutex<Kept<T>>>);
+
+#[derive(Debug)]
+struct Kept<T> {
+    buffers: Vec<T>,
+    /// Handed out and not brought back; too many where some were dropped instead.
+    out: usize,
+}
 
 impl<T> Clone for Pool<T> {
     fn clone(&self) -> Self {
@@ -85,12 +93,14 @@ impl<T> Clone for Pool<T> {
 
 impl<T: Default + AsRef<[u8]> + Send + 'static> Pool<T> {
     pub(crate) fn new() -> Self {
-        Self(Arc::new(Mutex::new(Vec::new())))
+        Self(Arc::new(Mutex::new(Kept { buffers: Vec::new(), out: 0 })))
     }
 
     /// Any used buffer, with whatever it holds, or a new and empty one: for pools of buffers that are all alike.
     pub(crate) fn get(&self) -> T {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.out += 1;
+        kept.buffers.pop().unwrap_or_default()
     }
 
     /// A used buffer of about so many bytes, with whatever it holds, or a new and empty one.
@@ -98,15 +108,21 @@ impl<T: Default + AsRef<[u8]> + Send + 'static> Pool<T> {
         if bytes < POOLED_MIN_BYTES {
             return T::default();
         }
-        let mut buffers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.out += 1;
         let alike = |buffer: &T| (bytes / 2..=bytes.saturating_mul(2)).contains(&buffer.as_ref().len());
-        buffers.iter().rposition(alike).map(|place| buffers.swap_remove(place)).unwrap_or_default()
+        kept.buffers.iter().rposition(alike).map(|place| kept.buffers.swap_remove(place)).unwrap_or_default()
     }
 
     /// Takes back a buffer that turned out not to be needed.
     pub(crate) fn put(&self, buffer: T) {
-        if buffer.as_ref().len() >= POOLED_MIN_BYTES {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+        if buffer.as_ref().len() < POOLED_MIN_BYTES {
+            return;
+        }
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(out) = kept.out.checked_sub(1) {
+            kept.out = out;
+            kept.buffers.push(buffer);
         }
     }
 
@@ -144,7 +160,9 @@ mod tests {
         let (all, length) = (4 << 20, 300_000);
         let budget = Budget::new(all);
         let pool = Pool::<Vec<u8>>::new();
-        let bytes = pool.guard(budget.take(length as u64).await, vec![7u8; length]);
+        let mut buffer = pool.get_like(length);
+        buffer.resize(length, 7u8);
+        let bytes = pool.guard(budget.take(length as u64).await, buffer);
         let taken = (length as u64).next_multiple_of(4096);
         assert_eq!(budget.free_bytes(), all - taken);
         let slice = bytes.slice(5..6);
@@ -159,6 +177,7 @@ mod tests {
     #[test]
     fn a_buffer_is_used_again_only_for_about_as_much_and_a_small_one_not_at_all() {
         let pool = Pool::<Vec<u8>>::new();
+        assert!(pool.get().is_empty());
         pool.put(vec![1; 5 << 20]);
         pool.put(vec![2; 1000]);
         assert!(pool.get_like(64 << 10).is_empty(), "a window does not hold a whole shard's memory");
@@ -166,6 +185,20 @@ mod tests {
         assert!(pool.get_like(20 << 20).is_empty());
         assert_eq!(pool.get_like(4 << 20).len(), 5 << 20);
         assert!(pool.get_like(4 << 20).is_empty());
+    }
+
+    #[test]
+    fn what_was_not_handed_out_is_not_kept() {
+        let pool = Pool::<Vec<u8>>::new();
+        for _ in 0..3 {
+            pool.put(vec![1; 1 << 20]);
+        }
+        assert!(pool.get_like(1 << 20).is_empty(), "nobody had asked for one");
+        for _ in 0..3 {
+            pool.put(vec![1; 1 << 20]);
+        }
+        assert_eq!(pool.get_like(1 << 20).len(), 1 << 20);
+        assert!(pool.get_like(1 << 20).is_empty(), "one was handed out, so one is kept");
     }
 
     #[tokio::test]

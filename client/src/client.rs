@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use dolmen_net::PathReport;
 use dolmen_proto::ids::Timestamp;
 use dolmen_proto::keys::DatasetKeys;
 use dolmen_proto::limits::LEASE_MAX;
@@ -139,6 +140,12 @@ impl Client {
         if let Some(live) = &self.live {
             live.shut_down().await;
         }
+    }
+
+    /// What the path of every open connection to a node is like: datagram sizes in use, round trips, losses.
+    #[must_use]
+    pub fn paths(&self) -> Vec<PathReport> {
+        self.live.as_ref().map(|live| live.paths()).unwrap_or_default()
     }
 
     /// Puts files and folders as a new dataset with a throw-away vault; the report has its frozen read link.

@@ -44,6 +44,7 @@ pub use audit::{AuditOptions, AuditReport, AuditedNode, TranscriptView, check_tr
 pub use care::{CareLoad, DatasetCare, NodeCare, RepairReport, StewardOptions, StewardRun, StewardStatus};
 pub use client::Client;
 pub use config::{ClientConfig, ConfigError, PolicyChoice};
+pub use dolmen_net::PathReport;
 pub use error::{ClientError, ErrorKind};
 pub use file::File;
 pub use inspect::{

@@ -3,6 +3,7 @@
 //! Decides what can be typed. Never decides what a command does.
 
 mod audit;
+mod bench;
 mod data;
 mod durability;
 mod network;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 pub use self::audit::*;
+pub use self::bench::*;
 pub use self::data::*;
 pub use self::durability::*;
 pub use self::network::*;
@@ -80,6 +82,11 @@ pub enum Command {
     Demo(Demo),
     /// Run a network of real node processes on loopback until Ctrl-C.
     Devnet(Devnet),
+    /// Measure put and get on this machine, beside what their parts cost.
+    Bench(Bench),
+    /// The other end of the benchmark's floor.
+    #[command(hide = true)]
+    BenchReceiver(BenchReceiver),
     /// Run and look after a storage node.
     #[command(subcommand)]
     Node(Node),

@@ -100,7 +100,7 @@ impl Repacking<'_> {
                 packer: Packer::with_segment_bytes(self.workshop.policy, self.workshop.segment_bytes),
                 chunks: Vec::new(),
                 names: Vec::new(),
-                data: BytesMut::zeroed(self.workshop.capacity_bytes()),
+                data: self.workshop.data_buffer(),
                 held,
             });
         }

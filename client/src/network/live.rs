@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use dolmen_net::directory::Multiaddr;
 use dolmen_net::directory::{Directory, DirectoryMode, DirectoryOptions};
-use dolmen_net::{CallError, DataClient, DataPlaneOptions, Identity, NodeAddress, Payload};
+use dolmen_net::{CallError, DataClient, DataPlaneOptions, Identity, NodeAddress, PathReport, Payload};
 use dolmen_proto::attempt::Fault;
 use dolmen_proto::ids::{NodeId, Point, Timestamp};
 use dolmen_proto::limits::MIB;
@@ -80,6 +80,11 @@ impl Live {
         let identity = Identity::generate().map_err(|error| local(&error))?;
         let data = DataClient::new(&identity, data_options(8 * MIB)).map_err(|error| local(&error))?;
         Ok(Self { data, directory: Arc::clone(&self.directory) })
+    }
+
+    /// What the path of every open connection is like.
+    pub(crate) fn paths(&self) -> Vec<PathReport> {
+        self.data.path_reports().into_iter().map(|(_, report)| report).collect()
     }
 
     /// Ends connections and saves what was learned of nodes.

@@ -1,0 +1,170 @@
+//! What a processor has to do with the bytes: read, key, seal, code, mask and hash, and the way back.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use bytes::Bytes;
+use chacha20::cipher::{KeyIvInit as _, StreamCipher as _};
+use chacha20poly1305::aead::AeadInOut as _;
+use chacha20poly1305::{ChaCha20Poly1305, KeyInit as _};
+use reed_solomon_erasure::galois_8::ReedSolomon;
+
+use super::Shape;
+
+const FRAME_STORED_BYTES: usize = 16 * 1024;
+const FRAME_PLAIN_BYTES: usize = FRAME_STORED_BYTES - 16;
+const CELL_BYTES: usize = 8 * 1024;
+/// Stored bytes of one segment's data shards: whole frames, a whole number of them in every shard.
+const SEGMENT_TARGET_BYTES: usize = 32 * 1024 * 1024;
+/// What is masked and hashed while it is in the cache.
+const STEP_BYTES: usize = 64 * 1024;
+
+/// Stored bytes of one shard: whole frames.
+pub(super) const fn stored_shard_bytes(k: usize) -> usize {
+    SEGMENT_TARGET_BYTES / k / FRAME_STORED_BYTES * FRAME_STORED_BYTES
+}
+
+const fn plain_shard_bytes(stored_bytes: usize) -> usize {
+    stored_bytes / FRAME_STORED_BYTES * FRAME_PLAIN_BYTES
+}
+
+/// Bytes of a file that one segment holds.
+pub(super) const fn plain_segment_bytes(k: usize) -> usize {
+    k * plain_shard_bytes(stored_shard_bytes(k))
+}
+
+fn cipher() -> ChaCha20Poly1305 {
+    ChaCha20Poly1305::new(&[3; 32].into())
+}
+
+fn nonce(frame: u64) -> [u8; 12] {
+    let mut nonce = [0; 12];
+    nonce[..8].copy_from_slice(&frame.to_le_bytes());
+    nonce
+}
+
+/// Masks or unmasks one parity shard.
+fn mask(index: usize, step: &mut [u8], at: usize) -> Result<()> {
+    use chacha20::cipher::StreamCipherSeek as _;
+    let mut stream = chacha20::ChaCha20::new(&[9; 32].into(), &nonce(index as u64).into());
+    stream.try_seek(at as u64).ok().context("a place in the keystream")?;
+    stream.apply_keystream(step);
+    Ok(())
+}
+
+/// Reads, hashes (for the chunk keys), seals, codes, masks and hashes one segment.
+pub(super) fn code_segment(path: &Path, offset: u64, shape: Shape) -> Result<Vec<Bytes>> {
+    let shard_bytes = stored_shard_bytes(shape.k);
+    let mut plain = vec![0; plain_segment_bytes(shape.k)];
+    let file = File::open(path)?;
+    let length = file.metadata()?.len();
+    let there = usize::try_from((length - offset).min(plain.len() as u64))?;
+    file.read_exact_at(&mut plain[..there], offset)?;
+    let cipher = cipher();
+    let mut data = vec![0; shape.k * shard_bytes];
+    let frames = data.chunks_exact_mut(FRAME_STORED_BYTES).zip(plain.chunks(FRAME_PLAIN_BYTES)).enumerate();
+    for piece in plain.chunks(1 << 20) {
+        std::hint::black_box(blake3::keyed_hash(&[5; 32], piece));
+    }
+    for (frame, (stored, plain)) in frames {
+        let (body, tag_place) = stored.split_at_mut(FRAME_PLAIN_BYTES);
+        body[..plain.len()].copy_from_slice(plain);
+        let tag =
+            cipher.encrypt_inout_detached(&nonce(frame as u64).into(), &[], body.into()).ok().context("sealing")?;
+        tag_place.copy_from_slice(&tag);
+    }
+    drop(plain);
+    let parity_count = shape.n - shape.k;
+    let mut parity = vec![0; parity_count * shard_bytes];
+    let coder = ReedSolomon::new(shape.k, parity_count)?;
+    for start in (0..shard_bytes).step_by(CELL_BYTES) {
+        let end = (start + CELL_BYTES).min(shard_bytes);
+        let inputs: Vec<&[u8]> = data.chunks_exact(shard_bytes).map(|shard| &shard[start..end]).collect();
+        let mut outputs: Vec<&mut [u8]> =
+            parity.chunks_exact_mut(shard_bytes).map(|shard| &mut shard[start..end]).collect();
+        coder.encode_sep(&inputs, &mut outputs)?;
+    }
+    for shard in data.chunks_exact(shard_bytes) {
+        std::hint::black_box(blake3::hash(shard));
+    }
+    for (index, shard) in parity.chunks_exact_mut(shard_bytes).enumerate() {
+        let mut hasher = blake3::Hasher::new();
+        for (number, step) in shard.chunks_mut(STEP_BYTES).enumerate() {
+            mask(shape.k + index, step, number * STEP_BYTES)?;
+            hasher.update(step);
+        }
+        std::hint::black_box(hasher.finalize());
+    }
+    let (data, parity) = (Bytes::from(data), Bytes::from(parity));
+    let slices =
+        |bytes: &Bytes, index: usize| bytes.slice(index * shard_bytes..(index + 1) * shard_bytes);
+    Ok((0..shape.k)
+        .map(|index| slices(&data, index))
+        .chain((0..parity_count).map(|index| slices(&parity, index)))
+        .collect())
+}
+
+/// Hashes `k` shards of a segment, unmasks and rebuilds what is missing of the data, opens all frames and writes them
+/// at `at` of the file.
+pub(super) fn open_segment(shape: Shape, mut shards: Vec<Option<Vec<u8>>>, file: &File, at: u64) -> Result<()> {
+    let mut whole = true;
+    for (index, shard) in shards.iter_mut().enumerate() {
+        let Some(shard) = shard else {
+            whole &= index >= shape.k;
+            continue;
+        };
+        std::hint::black_box(blake3::hash(shard));
+        if index >= shape.k {
+            for (number, step) in shard.chunks_mut(STEP_BYTES).enumerate() {
+                mask(index, step, number * STEP_BYTES)?;
+            }
+        }
+    }
+    if !whole {
+        ReedSolomon::new(shape.k, shape.n - shape.k)?.reconstruct_data(&mut shards)?;
+    }
+    let cipher = cipher();
+    let mut at = at;
+    for (index, shard) in shards.into_iter().take(shape.k).enumerate() {
+        let mut stored = shard.context("a data shard")?;
+        let first = (index * stored.len() / FRAME_STORED_BYTES) as u64;
+        let mut plain = Vec::with_capacity(plain_shard_bytes(stored.len()));
+        for (frame, stored) in stored.chunks_exact_mut(FRAME_STORED_BYTES).enumerate() {
+            let (body, tag) = stored.split_at_mut(FRAME_PLAIN_BYTES);
+            let tag: [u8; 16] = tag.as_ref().try_into()?;
+            cipher
+                .decrypt_inout_detached(&nonce(first + frame as u64).into(), &[], (&mut *body).into(), &tag.into())
+                .ok()
+                .context("opening")?;
+            plain.extend_from_slice(body);
+        }
+        file.write_all_at(&plain, at)?;
+        at += plain.len() as u64;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    #[test]
+    fn any_k_shards_open_to_the_file() {
+        let shape = Shape { k: 3, n: 7, nodes: 7, datagram_bytes: 1452 };
+        let folder = tempfile::tempdir().unwrap();
+        let (source, target) = (folder.path().join("source"), folder.path().join("target"));
+        let mut noise = vec![0; plain_segment_bytes(shape.k)];
+        blake3::Hasher::new().finalize_xof().fill(&mut noise);
+        File::create(&source).unwrap().write_all(&noise).unwrap();
+        let shards = code_segment(&source, 0, shape).unwrap();
+        for present in [[0, 1, 2], [4, 1, 6], [3, 4, 5]] {
+            let some = (0..shape.n).map(|index| present.contains(&index).then(|| shards[index].to_vec())).collect();
+            let file = File::options().create(true).write(true).truncate(true).open(&target).unwrap();
+            open_segment(shape, some, &file, 0).unwrap();
+            assert!(std::fs::read(&target).unwrap() == noise, "{present:?}");
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! What can be typed to measure.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use dolmen_proto::size::ByteSize;
+
+/// `dolmen bench`
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  dolmen bench\n  dolmen bench --suite throughput,reads,faults,links --out results\n  dolmen bench --size 256MiB --nodes 12 --rounds 5 --json\n\nEverything runs on this machine, interleaved in one run: raw quinn and TCP between as many processes, the floor (what the\nparts cost without storage logic), Dolmen, and peers. Trust the ratios: machines that are shared swing by a factor of two."
+)]
+pub struct Bench {
+    /// How much the large file holds.
+    #[arg(long, default_value = "1GiB")]
+    pub size: ByteSize,
+    /// How many node processes to start.
+    #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u16).range(4..=200))]
+    pub nodes: u16,
+    /// How often everything is measured, after one round that warms up.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub rounds: u64,
+    /// What to measure.
+    #[arg(long, value_delimiter = ',', default_value = "throughput,reads")]
+    pub suite: Vec<Suite>,
+    /// How many files of 20 KiB the small files are.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
+    pub small_files: u32,
+    /// Where results.csv (one row a run, appended) and plots go; none are written if not given.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Where the network and the files lie while it runs; a new temporary folder if not given. Needs eight times --size.
+    #[arg(long, value_name = "DIR")]
+    pub folder: Option<PathBuf>,
+}
+
+/// A part of the benchmark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum)]
+pub enum Suite {
+    /// Put and get of one large file beside raw quinn, TCP and the floor.
+    Throughput,
+    /// Ranges at random places cold and warm, small files, listing; at 1, 4 and 16 readers.
+    Reads,
+    /// Reading with dead, slow and lying nodes.
+    Faults,
+}
+
+/// `dolmen bench-receiver`: the other end of the floor.
+#[derive(Debug, Args)]
+pub struct BenchReceiver {
+    /// The file to write what comes to.
+    pub file: PathBuf,
+    /// Largest datagram that is tried.
+    #[arg(long, default_value_t = 65_000)]
+    pub datagram_bytes: u16,
+}

@@ -1,0 +1,105 @@
+//! One large file there and back, beside raw quinn, TCP and the floor.
+
+use std::path::PathBuf;
+
+use dolmen_benches::floor::Floor;
+use dolmen_client::{Client, Destination, GetOptions, PutOptions};
+
+use super::{Label, Timed, Workbench, failed, source, timed, wrong_bytes};
+use crate::failure::Failure;
+
+/// Measures it, round by round.
+pub(super) async fn measure(bench: &mut Workbench<'_>) -> Result<(), Failure> {
+    let bytes = bench.arguments.size.bytes();
+    let client = bench.new_client().await?;
+    let file = bench.folder.join("source.bin");
+    for round in 0..=bench.arguments.rounds {
+        // New content every round: nothing may be there already.
+        source::write_noise(&file, bytes, round)?;
+        let floor = bench.new_floor().await?;
+        transport(bench, &floor, round).await?;
+        let servers = floor.pids();
+        let (_, mut took) = timed(&servers, async { floor.put(&file).await.map_err(|e| failed("floor put", &e)) }).await?;
+        took.bytes = bytes;
+        bench.record(Label::plain("floor", "put", bytes), round, took);
+        let link = put(bench, &client, &file, "put", round).await?;
+        let target = bench.folder.join("floor-restored.bin");
+        let get = async { floor.get(bytes, &target, &[]).await.map_err(|error| failed("floor get", &error)) };
+        let (_, mut took) = timed(&servers, get).await?;
+        took.bytes = bytes;
+        if !source::same(&file, &target)? {
+            return Err(wrong_bytes("the floor"));
+        }
+        bench.record(Label::plain("floor", "get", bytes), round, took);
+        remove(&target)?;
+        floor.stop().await;
+        let took = get_file(bench, &client, &link, &file).await?;
+        bench.record(Label::plain("dolmen", "get", bytes), round, took);
+        client.remove(&link).await?;
+    }
+    client.shut_down().await;
+    remove(&file)
+}
+
+/// Raw quinn and TCP with the same bytes.
+async fn transport(bench: &mut Workbench<'_>, floor: &Floor, round: u64) -> Result<(), Failure> {
+    let bytes = bench.arguments.size.bytes();
+    let servers = floor.pids();
+    let (_, mut took) = timed(&servers, async { floor.raw(bytes).await.map_err(|e| failed("raw quinn", &e)) }).await?;
+    took.bytes = bytes;
+    let mut label = Label::plain("raw quinn", "put", bytes);
+    label.circumstances.datagram_bytes = floor.datagram_bytes();
+    bench.record(label, round, took);
+    let (_, mut took) = timed(&servers, async { floor.tcp(bytes).await.map_err(|e| failed("tcp", &e)) }).await?;
+    took.bytes = bytes;
+    let mut label = Label::plain("tcp", "put", bytes);
+    label.circumstances.datagram_bytes = 0;
+    bench.record(label, round, took);
+    Ok(())
+}
+
+/// Stores a file or folder and gives its link.
+pub(super) async fn put(
+    bench: &mut Workbench<'_>,
+    client: &Client,
+    path: &PathBuf,
+    operation: &str,
+    round: u64,
+) -> Result<String, Failure> {
+    let servers = bench.network.pids();
+    let put = async { Ok(client.put_anonymous(std::slice::from_ref(path), &PutOptions::default()).await?) };
+    let (stored, mut took) = timed(&servers, put).await?;
+    if !stored.failed.is_empty() || stored.degraded {
+        return Err(Failure::bug("a put of the benchmark was not whole", format!("{:?}", stored.failed)));
+    }
+    took.bytes = stored.bytes;
+    let mut label = Label::plain("dolmen", operation, stored.bytes / stored.files.max(1));
+    label.circumstances.datagram_bytes = client.paths().iter().map(|path| path.datagram_bytes).max().unwrap_or(0);
+    bench.record(label, round, took);
+    Ok(stored.link)
+}
+
+/// Restores one file and compares it.
+pub(super) async fn get_file(
+    bench: &Workbench<'_>,
+    client: &Client,
+    link: &str,
+    original: &std::path::Path,
+) -> Result<Timed, Failure> {
+    let target = bench.folder.join("restored");
+    std::fs::create_dir_all(&target).map_err(|error| Failure::local("could not make a folder", &error))?;
+    let servers = bench.network.pids();
+    let get = async { Ok(client.get(link, Destination::Path(target.clone()), &GetOptions::default()).await?) };
+    let (restored, mut took) = timed(&servers, get).await?;
+    took.bytes = restored.bytes;
+    let name = original.file_name().unwrap_or_default();
+    if !restored.failed.is_empty() || !source::same(original, &target.join(name))? {
+        return Err(wrong_bytes("a get"));
+    }
+    std::fs::remove_dir_all(&target).map_err(|error| Failure::local("could not remove a folder", &error))?;
+    Ok(took)
+}
+
+fn remove(path: &std::path::Path) -> Result<(), Failure> {
+    std::fs::remove_file(path).map_err(|error| Failure::local(format!("could not remove {}", path.display()), &error))
+}
