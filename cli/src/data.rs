@@ -54,7 +54,9 @@ pub async fn run(context: &Context, command: Command) -> Result<Exit, Failure> {
         Command::Rm(arguments) => remove(context, &arguments).await,
         Command::Nodes(arguments) => nodes(context, &arguments).await,
         Command::Demo(_)
-        | Command::Devnet(_) | Command::Bench(_) | Command::BenchReceiver(_)
+        | Command::Devnet(_)
+        | Command::Bench(_)
+        | Command::BenchReceiver(_)
         | Command::Node(_)
         | Command::Durability(_)
         | Command::Completions { .. }

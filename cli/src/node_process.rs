@@ -3,6 +3,7 @@
 //! Decides the layout of a local network's folder (`client.toml`, `nodes/NN/{node.toml,node.key,node.pid,node.log,data/}`),
 //! its ports and how its processes end. Never decides what a node does.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -44,6 +45,20 @@ impl LocalNetwork {
     /// # Errors
     /// [`Failure`] where the folder cannot be written or no ports are free.
     pub fn prepare(folder: &Path, count: Option<u16>) -> Result<Self, Failure> {
+        Self::prepare_behind(folder, count, None, |_| Ok(Vec::new()))
+    }
+
+    /// As [`LocalNetwork::prepare`], of a new network whose nodes say that they are reached at the doors that `open` gives for
+    /// their addresses, and that use datagrams of at most `datagram_bytes`.
+    ///
+    /// # Errors
+    /// As [`LocalNetwork::prepare`], and whatever `open` says.
+    pub fn prepare_behind(
+        folder: &Path,
+        count: Option<u16>,
+        datagram_bytes: Option<u16>,
+        open: impl FnOnce(&[SocketAddr]) -> Result<Vec<SocketAddr>, Failure>,
+    ) -> Result<Self, Failure> {
         let nodes_folder = folder.join("nodes");
         fs::create_dir_all(&nodes_folder)
             .map_err(|error| Failure::local(format!("could not make {}", nodes_folder.display()), &error))?;
@@ -53,19 +68,25 @@ impl LocalNetwork {
             None if existing > 0 => existing,
             None => 12,
         };
+        let missing = (0..count).filter(|number| !config_path(&nodes_folder, *number).exists());
+        let ports = missing.map(|number| Ok((number, free_port_pair()?)));
+        let ports = ports.collect::<Result<BTreeMap<usize, (SocketAddr, SocketAddr)>, Failure>>()?;
+        let listening: Vec<SocketAddr> = ports.values().map(|(listen, _)| *listen).collect();
+        let doors: BTreeMap<SocketAddr, SocketAddr> = listening.iter().copied().zip(open(&listening)?).collect();
         let mut nodes = Vec::with_capacity(count);
         let mut bootstrap: Vec<String> = Vec::new();
         for number in 0..count {
             let node_folder = nodes_folder.join(format!("{number:02}"));
-            let config_path = node_folder.join("node.toml");
-            if !config_path.exists() {
-                let (listen, control) = free_port_pair()?;
+            let config_path = config_path(&nodes_folder, number);
+            if let Some((listen, control)) = ports.get(&number).copied() {
                 let options = InitOptions {
                     data: vec![node_folder.join("data")],
                     // Every client of a local network is a stranger to its nodes.
                     open_quota: Some(OPEN_QUOTA),
                     listen: Some(listen),
                     control: Some(control),
+                    announce: doors.get(&listen).map(ToString::to_string),
+                    datagram_bytes,
                     bootstrap: bootstrap.clone(),
                     ..InitOptions::default()
                 };
@@ -78,11 +99,14 @@ impl LocalNetwork {
             }
             nodes.push(LocalNode { folder: node_folder, process: None });
         }
-        let client = format!(
+        let mut client = format!(
             "# Written by dolmen for the network in this folder.\nbootstrap = {}\nstate_folder = {}\n",
             toml_list(&bootstrap),
             toml_text("client-state")
         );
+        if let Some(bytes) = datagram_bytes {
+            client += &format!("datagram_bytes = {bytes}\n");
+        }
         let client_path = folder.join("client.toml");
         fs::write(&client_path, client)
             .map_err(|error| Failure::local(format!("could not write {}", client_path.display()), &error))?;
@@ -265,8 +289,11 @@ impl LocalNode {
 /// # Errors
 /// [`Failure`] where the system does not tell.
 pub(crate) fn this_program() -> Result<PathBuf, Failure> {
-    std::env::current_exe()
-        .map_err(|error| Failure::bug("this program does not know where it lies", error.to_string()))
+    std::env::current_exe().map_err(|error| Failure::bug("this program does not know where it lies", error.to_string()))
+}
+
+fn config_path(nodes_folder: &Path, number: usize) -> PathBuf {
+    nodes_folder.join(format!("{number:02}")).join("node.toml")
 }
 
 fn load(path: &Path) -> Result<NodeConfig, Failure> {

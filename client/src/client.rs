@@ -63,7 +63,7 @@ impl Client {
     /// `Local` when sockets or the state folder cannot be opened, `Usage` for malformed addresses.
     pub async fn connect(config: ClientConfig, progress: Progress) -> Result<Self, ClientError> {
         let state = State::open(&config.state_folder)?;
-        let live = Arc::new(Live::connect(&config.bootstrap, config.memory_budget_bytes, &state).await?);
+        let live = Arc::new(Live::connect(&config, &state).await?);
         let mut client = Self::over(Arc::clone(&live) as Arc<dyn Network>, config, progress)?;
         client.live = Some(live);
         Ok(client)

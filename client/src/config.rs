@@ -93,6 +93,8 @@ pub struct ClientConfig {
     pub policy: PolicyChoice,
     /// How long new datasets are leased.
     pub lease: Duration,
+    /// Largest datagram of the data plane, in bytes, for networks that drop larger ones without a word; `None`: found out.
+    pub datagram_bytes: Option<u16>,
 }
 
 impl Default for ClientConfig {
@@ -105,6 +107,7 @@ impl Default for ClientConfig {
             regions: Vec::new(),
             policy: PolicyChoice::Auto,
             lease: LEASE_DEFAULT,
+            datagram_bytes: None,
         }
     }
 }
@@ -121,6 +124,7 @@ struct File {
     regions: Vec<String>,
     policy: Option<String>,
     lease_days: Option<u64>,
+    datagram_bytes: Option<u16>,
 }
 
 impl ClientConfig {
@@ -172,6 +176,10 @@ impl ClientConfig {
         }
         if let Some(policy) = file.policy {
             config.policy = policy.parse()?;
+        }
+        config.datagram_bytes = file.datagram_bytes;
+        if file.datagram_bytes.is_some_and(|bytes| bytes < 1200) {
+            return Err(ConfigError::Value { key: "datagram_bytes", reason: "QUIC needs 1200 at least".to_owned() });
         }
         if let Some(days) = file.lease_days {
             let lease = Duration::from_secs(days.saturating_mul(86_400));
@@ -234,6 +242,7 @@ mod tests {
             ("policy = '5/4'", "policy"),
             ("policy = 'many'", "policy"),
             ("lease_days = 1", "lease_days"),
+            ("datagram_bytes = 100", "datagram_bytes"),
             ("lease_days = 100000", "lease_days"),
         ] {
             let error = ClientConfig::from_toml(text).unwrap_err().to_string();

@@ -65,11 +65,14 @@ impl PathClass {
 
     /// The transport of a connection on such a path.
     pub(crate) fn transport(self, options: &DataPlaneOptions, side: quinn::Side) -> Arc<TransportConfig> {
+        let most = options.datagram_max_bytes.unwrap_or(u16::MAX).min(self.datagram_max_bytes());
+        // Loopback that may carry only what other paths do is one of them.
+        let class = if most < LOOPBACK_LEAST_DATAGRAM_BYTES { self.max(Self::Private) } else { self };
         let mut discovery = MtuDiscoveryConfig::default();
-        discovery.upper_bound(self.datagram_max_bytes());
+        discovery.upper_bound(most);
         let mut acknowledgements = AckFrequencyConfig::default();
         let mut transport = TransportConfig::default();
-        match self {
+        match class {
             Self::Loopback => {
                 // The kernel says what loopback carries, so small transfers need not wait for discovery; a supposed
                 // black hole is looked at again at once. Few datagrams are under way, so each second one is acknowledged.
@@ -78,8 +81,8 @@ impl PathClass {
                 let mut congestion = CubicConfig::default();
                 congestion.initial_window(LOOPBACK_CONGESTION_WINDOW_BYTES);
                 transport
-                    .initial_mtu(loopback_datagram_bytes())
-                    .min_mtu(loopback_datagram_bytes().min(LOOPBACK_LEAST_DATAGRAM_BYTES))
+                    .initial_mtu(most)
+                    .min_mtu(most.min(LOOPBACK_LEAST_DATAGRAM_BYTES))
                     .enable_segmentation_offload(false)
                     .congestion_controller_factory(Arc::new(congestion));
             }
@@ -194,6 +197,15 @@ mod tests {
         for internet in ["203.0.113.7:1", "[2001:db8::1]:1", "100.64.0.1:1"] {
             assert_eq!(class(internet), PathClass::Internet, "{internet}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_limit_below_what_loopback_carries_makes_it_a_path_like_others() {
+        let options = DataPlaneOptions { datagram_max_bytes: Some(1452), ..DataPlaneOptions::default() };
+        let text = format!("{:?}", PathClass::Loopback.transport(&options, quinn::Side::Client));
+        assert!(text.contains("initial_mtu: 1200") && text.contains("upper_bound: 1452"), "{text}");
+        let free = format!("{:?}", PathClass::Loopback.transport(&DataPlaneOptions::default(), quinn::Side::Client));
+        assert!(!free.contains("upper_bound: 1452"), "{free}");
     }
 
     #[test]

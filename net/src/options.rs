@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use crate::datagram::DATAGRAM_MAX_BYTES;
 use dolmen_proto::limits::{KIB, MIB, PROGRESS_DEADLINE, WIRE_HEADER_MAX_BYTES};
 
 /// The bounds that one end of the data plane keeps to. Start from the default and change fields.
@@ -46,6 +47,9 @@ pub struct DataPlaneOptions {
     pub busy_patience: Duration,
     /// How long a server that shuts down waits for the requests that it works on.
     pub drain_deadline: Duration,
+    /// Largest datagram that is tried, in bytes, where that is less than what the path's class allows; `None`: as the class
+    /// allows. For paths that drop larger ones without a word.
+    pub datagram_max_bytes: Option<u16>,
     /// What the sockets' buffers are raised to, as far as the system allows, in bytes.
     pub socket_buffer_bytes: usize,
 }
@@ -71,6 +75,7 @@ impl Default for DataPlaneOptions {
             pool_idle: Duration::from_secs(60),
             busy_patience: Duration::from_secs(2),
             drain_deadline: Duration::from_secs(10),
+            datagram_max_bytes: None,
             socket_buffer_bytes: 8 * 1024 * 1024,
         }
     }
@@ -92,6 +97,10 @@ impl DataPlaneOptions {
             (self.window_max_bytes >= self.window_start_bytes, "window_max_bytes is under window_start_bytes"),
             (self.window_max_bytes <= u64::from(u32::MAX), "window_max_bytes is over 4 GiB"),
             (self.memory_budget_bytes / 4 >= self.window_start_bytes, "memory_budget_bytes is under four windows"),
+            (
+                self.datagram_max_bytes.is_none_or(|bytes| (1200..=DATAGRAM_MAX_BYTES).contains(&bytes)),
+                "datagram_max_bytes is not from 1,200 to 65,527",
+            ),
             (self.connections_max > 0, "connections_max is zero"),
             (self.connections_per_peer_max > 0, "connections_per_peer_max is zero"),
             (self.connections_per_address_max > 0, "connections_per_address_max is zero"),

@@ -16,7 +16,9 @@ use crate::session::Session;
 const SLOW_NUMERATOR: u32 = 3;
 const SLOW_DENOMINATOR: u32 = 2;
 /// No shard is raced before this.
-const SLOW_MIN: Duration = Duration::from_millis(250);
+const SLOW_MIN: Duration = Duration::from_millis(30);
+/// No shard is raced a second time before this: an expectation that was wrong once is trusted less.
+const SLOW_AGAIN_MIN: Duration = Duration::from_millis(500);
 /// After so many rounds of races the time before the next one stops doubling.
 const RACE_ROUNDS_MAX: u32 = 6;
 
@@ -268,7 +270,10 @@ impl DownloadSession {
     fn slow_after(&self) -> Duration {
         let usual = median(&self.finished).map_or(self.expected, |usual| usual.max(self.expected));
         let once = (usual.saturating_mul(SLOW_NUMERATOR) / SLOW_DENOMINATOR).max(SLOW_MIN);
-        once.saturating_mul(1 << self.race_rounds.min(RACE_ROUNDS_MAX))
+        match self.race_rounds.min(RACE_ROUNDS_MAX) {
+            0 => once,
+            rounds => once.saturating_mul(1 << rounds).max(SLOW_AGAIN_MIN * (1 << (rounds - 1))),
+        }
     }
 
     /// Whether the shard is here or on its way without being slow.
@@ -557,7 +562,7 @@ mod tests {
         hasty.expected = Duration::ZERO;
         let (_, took, log) = download(hasty, |_, _, attempt| vec![here(attempt, 1_400)]);
         let fetches = log.iter().filter(|action| matches!(action, DownloadAction::Fetch { .. })).count();
-        assert_eq!((took, fetches), (Duration::from_millis(1_400), 12), "races at 250 and 750 ms, and no more");
+        assert_eq!((took, fetches), (Duration::from_millis(1_400), 12), "races at 30 and 530 ms, and no more");
     }
 
     #[test]

@@ -24,6 +24,7 @@ pub mod link;
 pub mod manifest;
 pub mod mask;
 pub mod overlay;
+pub mod pace;
 pub mod pack;
 pub mod placement;
 pub mod policy;

@@ -178,6 +178,8 @@ pub const LINK_MAX_CHARS: usize = 2048;
 pub const PROGRESS_DEADLINE: Duration = Duration::from_secs(30);
 /// After twice [`PROGRESS_DEADLINE`] a transfer slower than this on average is given up: a peer cannot hold one by trickling.
 pub const PACE_MIN_BYTES_PER_SECOND: u64 = 128;
+/// Nodes whose pace a client remembers.
+pub const PACE_NODES_MAX: usize = 4096;
 /// A client refuses a node whose clock is further off than this.
 pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(10 * 60);
 /// Expiry tolerates this much disagreement between clocks.

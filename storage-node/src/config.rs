@@ -202,6 +202,8 @@ pub struct NodeConfig {
     pub accepting: AcceptingMode,
     /// Bytes that transfers in flight may hold in memory together.
     pub memory: ByteSize,
+    /// Largest datagram of the data plane, in bytes; `None`: by the path.
+    pub datagram_bytes: Option<u16>,
     /// Bytes that stay free on every disk.
     pub disk_reserve: ByteSize,
     /// Bytes a second that the monthly re-reading of everything may take.
@@ -234,6 +236,7 @@ impl NodeConfig {
             allow: Vec::new(),
             accepting: AcceptingMode::All,
             memory: MEMORY_DEFAULT,
+            datagram_bytes: None,
             disk_reserve: DISK_RESERVE_DEFAULT,
             scrub_rate: SCRUB_RATE_DEFAULT,
             audit_share_percent: AUDIT_SHARE_DEFAULT_PERCENT,
@@ -324,6 +327,7 @@ struct File {
     accepting: AcceptingMode,
     #[serde(default, deserialize_with = "optional_size")]
     memory: Option<ByteSize>,
+    datagram_bytes: Option<u16>,
     #[serde(default, deserialize_with = "optional_size")]
     disk_reserve: Option<ByteSize>,
     #[serde(default, deserialize_with = "optional_size")]
@@ -407,6 +411,10 @@ impl File {
         config.allow = parse_allowed(self.allow).map_err(|what| invalid("allow", what))?;
         config.accepting = self.accepting;
         config.heads_quota = self.heads_quota.unwrap_or(HEADS_QUOTA_DEFAULT);
+        config.datagram_bytes = self.datagram_bytes;
+        if config.datagram_bytes.is_some_and(|bytes| bytes < 1200) {
+            return Err(invalid("datagram_bytes", "QUIC needs 1200 at least".to_owned()));
+        }
         config.memory = self.memory.unwrap_or(MEMORY_DEFAULT);
         if config.memory < MEMORY_MIN {
             return Err(invalid("memory", format!("a node needs {MEMORY_MIN} at least")));

@@ -67,7 +67,11 @@ impl Node {
         check_operator(&config, identity.node_id())?;
         let bootstrap = parse_bootstrap(&config.bootstrap)?;
         let half_of_memory = config.memory.bytes() / MEMORY_DIVISOR;
-        let plane = DataPlaneOptions { memory_budget_bytes: half_of_memory, ..DataPlaneOptions::default() };
+        let plane = DataPlaneOptions {
+            memory_budget_bytes: half_of_memory,
+            datagram_max_bytes: config.datagram_bytes,
+            ..DataPlaneOptions::default()
+        };
         let server = Arc::new(DataServer::bind(config.listen, &identity, plane.clone())?);
         let local = |source| NodeError::System { action: "read the data plane's address", source };
         let data_socket = server.local_address().map_err(local)?;

@@ -98,8 +98,7 @@ pub(super) fn code_segment(path: &Path, offset: u64, shape: Shape) -> Result<Vec
         std::hint::black_box(hasher.finalize());
     }
     let (data, parity) = (Bytes::from(data), Bytes::from(parity));
-    let slices =
-        |bytes: &Bytes, index: usize| bytes.slice(index * shard_bytes..(index + 1) * shard_bytes);
+    let slices = |bytes: &Bytes, index: usize| bytes.slice(index * shard_bytes..(index + 1) * shard_bytes);
     Ok((0..shape.k)
         .map(|index| slices(&data, index))
         .chain((0..parity_count).map(|index| slices(&parity, index)))

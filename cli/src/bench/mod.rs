@@ -57,7 +57,9 @@ pub async fn run(context: &Context, arguments: &Bench) -> Result<Exit, Failure> 
 /// # Errors
 /// [`Failure`] where sockets or the file fail.
 pub async fn receive(arguments: &BenchReceiver) -> Result<Exit, Failure> {
-    floor::run_receiver(&arguments.file, arguments.datagram_bytes).await.map_err(|error| failed("receiving", &error))?;
+    floor::run_receiver(&arguments.file, arguments.datagram_bytes)
+        .await
+        .map_err(|error| failed("receiving", &error))?;
     Ok(Exit::Ok)
 }
 
@@ -165,8 +167,7 @@ impl<'a> Workbench<'a> {
         })?;
         let state = tempfile::Builder::new().prefix("state-").tempdir_in(&self.folder);
         // It goes with the benchmark's folder.
-        config.state_folder =
-            state.map_err(|error| Failure::local("could not make a state folder", &error))?.keep();
+        config.state_folder = state.map_err(|error| Failure::local("could not make a state folder", &error))?.keep();
         Ok(Client::connect(config, Progress::none()).await?)
     }
 
@@ -185,7 +186,9 @@ impl<'a> Workbench<'a> {
     /// The name of the one file of a snapshot.
     async fn only_name(&self, snapshot: &Snapshot) -> Result<Vec<u8>, Failure> {
         let first = snapshot.list(b"", false).await?.next().await?;
-        first.map(|entry| entry.path.into_bytes()).ok_or_else(|| Failure::bug("a snapshot of the benchmark is empty", ""))
+        first
+            .map(|entry| entry.path.into_bytes())
+            .ok_or_else(|| Failure::bug("a snapshot of the benchmark is empty", ""))
     }
 
     /// Takes in what was measured; rounds from 1 on are kept and said.

@@ -154,7 +154,17 @@ pub(super) fn print(terminal: Terminal, arguments: &Bench, setting: &Setting, ru
         }));
     }
     terminal.table(
-        &["what", "under", "object", "readers", "who", "MiB/s (spread)", "ms p50 / p99", "CPU s/GB", "peak MiB client / server"],
+        &[
+            "what",
+            "under",
+            "object",
+            "readers",
+            "who",
+            "MiB/s (spread)",
+            "ms p50 / p99",
+            "CPU s/GB",
+            "peak MiB client / server",
+        ],
         rows,
     );
     let mut object = headline(runs);

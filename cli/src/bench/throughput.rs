@@ -19,7 +19,8 @@ pub(super) async fn measure(bench: &mut Workbench<'_>) -> Result<(), Failure> {
         let floor = bench.new_floor().await?;
         transport(bench, &floor, round).await?;
         let servers = floor.pids();
-        let (_, mut took) = timed(&servers, async { floor.put(&file).await.map_err(|e| failed("floor put", &e)) }).await?;
+        let (_, mut took) =
+            timed(&servers, async { floor.put(&file).await.map_err(|e| failed("floor put", &e)) }).await?;
         took.bytes = bytes;
         bench.record(Label::plain("floor", "put", bytes), round, took);
         let link = put(bench, &client, &file, "put", round).await?;

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use dolmen_proto::attempt::Fault;
 use dolmen_proto::ids::{AccountId, NodeId, Point, ShardRoot, Timestamp};
 use dolmen_proto::keys::{DatasetKeys, account_key, delete_key, renew_key};
 use dolmen_proto::limits::{CLOCK_SKEW_MAX, ROOTS_PER_CALL_MAX};
+use dolmen_proto::pace::Pace;
 use dolmen_proto::root::verify_slice;
 use dolmen_proto::wire::{
     DeleteBody, DeleteRequest, DescribeReply, GetHeadRequest, GetRequest, LeaseTerms, NodeRecord, PutHeadReply,
@@ -31,6 +32,7 @@ use super::{Answer, CallFault, Network};
 pub(crate) struct Nodes {
     network: Arc<dyn Network>,
     known: Arc<Mutex<HashMap<NodeId, Known>>>,
+    pace: Arc<Mutex<Pace>>,
 }
 
 #[derive(Clone, Default)]
@@ -48,16 +50,21 @@ impl std::fmt::Debug for Nodes {
 
 impl Nodes {
     pub(crate) fn new(network: Arc<dyn Network>) -> Self {
-        Self { network, known: Arc::default() }
+        Self { network, known: Arc::default(), pace: Arc::default() }
     }
 
     /// The same nodes, asked by somebody else.
     pub(crate) fn through(&self, network: Arc<dyn Network>) -> Self {
-        Self { network, known: Arc::clone(&self.known) }
+        Self { network, known: Arc::clone(&self.known), pace: Arc::clone(&self.pace) }
     }
 
     pub(crate) fn now(&self) -> Timestamp {
         self.network.now()
+    }
+
+    /// How long transfers from nodes take, as far as this client has seen.
+    pub(crate) fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Nodes that are there now.

@@ -17,6 +17,7 @@ use dolmen_proto::wire::{NodeRecord, Request};
 use futures::future::{BoxFuture, FutureExt};
 
 use super::{Answer, Body, CallFault, Network};
+use crate::config::ClientConfig;
 use crate::error::{ClientError, ErrorKind};
 use crate::state::State;
 
@@ -33,6 +34,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(3);
 pub(crate) struct Live {
     data: DataClient,
     directory: Arc<Directory>,
+    datagram_bytes: Option<u16>,
 }
 
 impl std::fmt::Debug for Live {
@@ -46,9 +48,9 @@ impl Live {
     ///
     /// # Errors
     /// `Usage` for a malformed address, `Local` when sockets cannot be opened.
-    pub(crate) async fn connect(bootstrap: &[String], budget_bytes: u64, state: &State) -> Result<Self, ClientError> {
+    pub(crate) async fn connect(config: &ClientConfig, state: &State) -> Result<Self, ClientError> {
         let advice = "check the bootstrap addresses: --bootstrap, DOLMEN_BOOTSTRAP or client.toml";
-        let addresses = bootstrap.iter().map(|text| {
+        let addresses = config.bootstrap.iter().map(|text| {
             text.parse::<Multiaddr>().map_err(|error| {
                 ClientError::new(ErrorKind::Usage, format!("{text:?} is not a multiaddress"), error, advice)
             })
@@ -58,7 +60,8 @@ impl Live {
             ClientError::new(ErrorKind::Local, "could not open the network", error, "check this machine's network")
         };
         let identity = Identity::generate().map_err(|error| local(&error))?;
-        let data = DataClient::new(&identity, data_options(budget_bytes)).map_err(|error| local(&error))?;
+        let plane = data_options(config.memory_budget_bytes, config.datagram_bytes);
+        let data = DataClient::new(&identity, plane).map_err(|error| local(&error))?;
         let options = DirectoryOptions {
             identity,
             mode: DirectoryMode::Client,
@@ -66,7 +69,7 @@ impl Live {
             cache: Some(state.node_cache()),
         };
         let directory = Directory::start(options).await.map_err(|error| local(&error))?;
-        Ok(Self { data, directory: Arc::new(directory) })
+        Ok(Self { data, directory: Arc::new(directory), datagram_bytes: config.datagram_bytes })
     }
 
     /// The same network under another throw-away key, so that nodes take it for somebody else.
@@ -78,8 +81,9 @@ impl Live {
             ClientError::new(ErrorKind::Local, "could not open the network", error, "check this machine's network")
         };
         let identity = Identity::generate().map_err(|error| local(&error))?;
-        let data = DataClient::new(&identity, data_options(8 * MIB)).map_err(|error| local(&error))?;
-        Ok(Self { data, directory: Arc::clone(&self.directory) })
+        let data =
+            DataClient::new(&identity, data_options(8 * MIB, self.datagram_bytes)).map_err(|error| local(&error))?;
+        Ok(Self { data, directory: Arc::clone(&self.directory), datagram_bytes: self.datagram_bytes })
     }
 
     /// What the path of every open connection is like.
@@ -94,11 +98,12 @@ impl Live {
     }
 }
 
-fn data_options(budget_bytes: u64) -> DataPlaneOptions {
+fn data_options(budget_bytes: u64, datagram_max_bytes: Option<u16>) -> DataPlaneOptions {
     DataPlaneOptions {
         memory_budget_bytes: (budget_bytes / 3).clamp(8 * MIB, WINDOWS_MAX_BYTES),
         idle_timeout: IDLE_TIMEOUT,
         keep_alive: KEEP_ALIVE,
+        datagram_max_bytes,
         ..DataPlaneOptions::default()
     }
 }

@@ -36,8 +36,10 @@ const SMALL_SEGMENT_BYTES: u64 = 256 * 1024;
 const WINDOWS_AT_ONCE: usize = 16;
 /// Bytes a second that one shard is expected to come at until something is known.
 const PACE_FIRST: u64 = 4 * 1024 * 1024;
-/// What no shard is expected to be faster than: below this there is nothing to win by a race.
-const EXPECTED_MIN: Duration = Duration::from_millis(400);
+/// How long a shard's range may take before anything is known.
+const EXPECTED_FIRST: Duration = Duration::from_millis(400);
+/// What no range is expected to be faster than: below this there is nothing to win by a race.
+const EXPECTED_LEAST: Duration = Duration::from_millis(20);
 /// A node of which nothing came for this long when it was given up is asked last from then on.
 const SILENCE: Duration = Duration::from_millis(500);
 
@@ -65,8 +67,6 @@ impl std::fmt::Debug for Fetcher {
 struct Shared {
     /// Nodes that failed in this operation: asked again only when there are too few others.
     failed: BTreeSet<NodeId>,
-    /// What a whole shard took lately.
-    expected: Option<Duration>,
     degraded: BTreeSet<SegmentId>,
     codes: BTreeMap<Policy, Arc<Code>>,
 }
@@ -76,6 +76,16 @@ struct Shared {
 enum Span {
     Whole,
     Window { offset: u32, count: u32 },
+}
+
+impl Span {
+    /// Bytes of each shard.
+    fn bytes(self, place: &Place) -> u64 {
+        match self {
+            Self::Whole => place.geometry.shard_bytes().into(),
+            Self::Window { count, .. } => count.into(),
+        }
+    }
 }
 
 impl Fetcher {
@@ -180,7 +190,7 @@ impl Fetcher {
         span: Span,
         held: Held,
     ) -> Result<Vec<(ShardIndex, Bytes)>, ClientError> {
-        let (holders, left_out) = self.known_holders(place);
+        let (holders, left_out) = self.known_holders(place, span);
         let (mut outcome, mut fetched) = self.run(place, &wanted, holders, span).await?;
         let ready = |outcome: &DownloadOutcome| matches!(outcome, DownloadOutcome::Ready { .. });
         let mut further = None;
@@ -233,7 +243,7 @@ impl Fetcher {
 
     /// Who to ask for each shard, by the base table, and by overlays when something of this segment has been missed before: reads
     /// that miss nothing do not look at them.
-    fn known_holders(&self, place: &Arc<Place>) -> (Vec<Vec<NodeId>>, bool) {
+    fn known_holders(&self, place: &Arc<Place>, span: Span) -> (Vec<Vec<NodeId>>, bool) {
         let missed = {
             let shared = self.shared();
             shared.degraded.contains(&place.id)
@@ -242,7 +252,7 @@ impl Fetcher {
         let further = self.overlays().filter(|_| missed).and_then(|overlays| overlays.holders_known(place));
         match further {
             Some(further) if further.iter().any(|nodes| !nodes.is_empty()) => (self.union(place, &further, true), true),
-            _ => self.holders(place),
+            _ => self.holders(place, span),
         }
     }
 
@@ -256,14 +266,21 @@ impl Fetcher {
     }
 
     /// Who to ask for each shard, without the nodes that failed before as long as enough others are left.
-    fn holders(&self, place: &Place) -> (Vec<Vec<NodeId>>, bool) {
+    fn holders(&self, place: &Place, span: Span) -> (Vec<Vec<NodeId>>, bool) {
+        let named: Vec<NodeId> = place.holders.iter().flatten().copied().collect();
+        let slow = self.nodes.pace().slow(named.iter().copied(), span.bytes(place), self.nodes.now());
         let shared = self.shared();
-        let good = |node: &NodeId| !shared.failed.contains(node);
-        let holders: Vec<Vec<NodeId>> =
-            place.holders.iter().map(|node| node.iter().copied().filter(good).collect()).collect();
-        let left = holders.iter().filter(|nodes| !nodes.is_empty()).count();
-        let named = place.holders.iter().flatten().count();
-        if left < usize::from(place.policy().k()) { (all_holders(place), false) } else { (holders, left < named) }
+        // Slow nodes come back before failed ones.
+        for slow in [slow.as_slice(), &[]] {
+            let good = |node: &NodeId| !shared.failed.contains(node) && !slow.contains(node);
+            let holders: Vec<Vec<NodeId>> =
+                place.holders.iter().map(|node| node.iter().copied().filter(good).collect()).collect();
+            let left = holders.iter().filter(|nodes| !nodes.is_empty()).count();
+            if left >= usize::from(place.policy().k()) {
+                return (holders, left < named.len());
+            }
+        }
+        (all_holders(place), false)
     }
 
     async fn run(
@@ -273,13 +290,10 @@ impl Fetcher {
         holders: Vec<Vec<NodeId>>,
         span: Span,
     ) -> Result<(DownloadOutcome, BTreeMap<ShardIndex, Vec<u8>>), ClientError> {
-        let span_bytes = match span {
-            Span::Whole => place.geometry.shard_bytes(),
-            Span::Window { count, .. } => count,
-        };
-        let first = Duration::from_millis(u64::from(span_bytes) * 1000 / PACE_FIRST);
-        let known = self.shared().expected.filter(|_| matches!(span, Span::Whole));
-        let expected = known.unwrap_or(first).max(EXPECTED_MIN);
+        let bytes = span.bytes(place);
+        let known = self.nodes.pace().expected(bytes);
+        let first = || Duration::from_millis(bytes * 1000 / PACE_FIRST).max(EXPECTED_FIRST);
+        let expected = known.unwrap_or_else(first).max(EXPECTED_LEAST);
         let plan = DownloadPlan { policy: place.policy(), wanted: wanted.to_vec(), holders, expected };
         // One clock for its beginning and for all that follows.
         let clock = MonotonicClock::start();
@@ -368,14 +382,6 @@ impl Fetcher {
         }
         Ok(complete)
     }
-
-    fn took(&self, span: Span, elapsed: Duration) {
-        if matches!(span, Span::Whole) {
-            let mut shared = self.shared();
-            let before = shared.expected.unwrap_or(elapsed);
-            shared.expected = Some(before.mul_f32(0.75) + elapsed.mul_f32(0.25));
-        }
-    }
 }
 
 fn all_holders(place: &Place) -> Vec<Vec<NodeId>> {
@@ -441,11 +447,16 @@ struct Asked {
 }
 
 impl Drop for Download {
-    /// A dead node is found out by its silence long before its connection times out.
+    /// A dead node is found out by its silence long before its connection times out, a slow one by who was faster.
     fn drop(&mut self) {
+        let (bytes, now) = (self.span.bytes(&self.place), self.fetcher.nodes.now());
         for asked in self.open.values() {
-            let silent = asked.received.load(Ordering::Relaxed) == 0 && asked.since.elapsed() >= SILENCE;
-            if silent && !asked.ended.load(Ordering::Relaxed) {
+            if asked.ended.load(Ordering::Relaxed) {
+                continue;
+            }
+            let elapsed = asked.since.elapsed();
+            self.fetcher.nodes.pace().observe_given_up(asked.node, bytes, elapsed, now);
+            if asked.received.load(Ordering::Relaxed) == 0 && elapsed >= SILENCE {
                 self.fetcher.shared().failed.insert(asked.node);
             }
         }
@@ -462,7 +473,7 @@ impl Executor<DownloadSession> for Download {
             return Step::Event(DownloadEvent::Failed { attempt, fault: Fault::Local });
         };
         let (fetcher, span, fetched) = (self.fetcher.clone(), self.span, Arc::clone(&self.fetched));
-        let shard_bytes = self.place.geometry.shard_bytes();
+        let (shard_bytes, span_bytes) = (self.place.geometry.shard_bytes(), span.bytes(&self.place));
         let received = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&received);
         let ended = Arc::new(AtomicBool::new(false));
@@ -482,7 +493,7 @@ impl Executor<DownloadSession> for Download {
             ended.store(true, Ordering::Relaxed);
             match bytes {
                 Ok(bytes) => {
-                    fetcher.took(span, start.elapsed());
+                    fetcher.nodes.pace().observe(node, span_bytes, start.elapsed(), fetcher.nodes.now());
                     fetched.lock().unwrap_or_else(PoisonError::into_inner).insert(shard, bytes);
                     Ok(())
                 }

@@ -32,6 +32,8 @@ pub struct InitOptions {
     pub control: Option<SocketAddr>,
     /// Where others reach the node, as HOST or HOST:PORT.
     pub announce: Option<String>,
+    /// Largest datagram of the data plane, in bytes.
+    pub datagram_bytes: Option<u16>,
     /// Multiaddresses of other nodes.
     pub bootstrap: Vec<String>,
 }
@@ -172,6 +174,13 @@ fn render(options: &InitOptions) -> String {
     );
     key(text_ref, "Bytes that stay free on every disk.", "disk_reserve", None, "\"1GiB\"");
     key(text_ref, "Bytes that transfers in flight may hold in memory.", "memory", None, "\"128MiB\"");
+    key(
+        text_ref,
+        "Largest datagram of the data plane, for networks that drop larger ones without a word.\nFound out by itself if not given.",
+        "datagram_bytes",
+        options.datagram_bytes.map(|bytes| bytes.to_string()),
+        "1452",
+    );
     key(
         text_ref,
         "Bytes a second that the monthly re-reading of everything, which finds bit rot, may take.",
