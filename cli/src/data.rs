@@ -57,6 +57,7 @@ pub async fn run(context: &Context, command: Command) -> Result<Exit, Failure> {
         | Command::Devnet(_)
         | Command::Bench(_)
         | Command::BenchReceiver(_)
+        | Command::BenchShaper
         | Command::Node(_)
         | Command::Durability(_)
         | Command::Completions { .. }

@@ -79,6 +79,7 @@ fn execute(context: &Context, command: Command) -> Result<Exit, Failure> {
                 .map_err(|error| Failure::local(format!("could not write man pages to {}", folder.display()), &error));
         }
         Command::Node(command) => return node::run(context, command),
+        Command::BenchShaper => return bench::shape(),
         Command::Durability(arguments) => return durability::run(context, &arguments),
         _ => {}
     }

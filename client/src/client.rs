@@ -81,8 +81,8 @@ impl Client {
         Ok(Self {
             config: Arc::new(config),
             progress,
+            nodes: Nodes::new(network, state.remembered_line()),
             state,
-            nodes: Nodes::new(network),
             cores: Cores::all(),
             live: None,
             locksmith,
@@ -138,6 +138,7 @@ impl Client {
     /// Ends connections and remembers the nodes that were met. Dropping a client does less of it.
     pub async fn shut_down(&self) {
         if let Some(live) = &self.live {
+            self.state.remember_line(self.nodes.gate().remembered());
             live.shut_down().await;
         }
     }
@@ -145,7 +146,7 @@ impl Client {
     /// What the path of every open connection to a node is like: datagram sizes in use, round trips, losses.
     #[must_use]
     pub fn paths(&self) -> Vec<PathReport> {
-        self.live.as_ref().map(|live| live.paths()).unwrap_or_default()
+        self.live.iter().flat_map(|live| live.paths()).map(|(_, path)| path).collect()
     }
 
     /// Puts files and folders as a new dataset with a throw-away vault; the report has its frozen read link.

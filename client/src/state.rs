@@ -5,7 +5,7 @@
 //! work, and whatever of it is lost or wrong costs time, never data.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{Read as _, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -13,6 +13,7 @@ use dolmen_proto::keys::VaultSecret;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ClientError, ErrorKind};
+use crate::network::gate::Remembered;
 
 mod journal;
 mod leases;
@@ -24,6 +25,9 @@ pub(crate) use leases::{LeaseNote, LeaseNotes, Pass};
 pub(crate) use seen::SeenHeads;
 pub(crate) use standings::{Standings, weight};
 
+/// What earlier runs found out about the line.
+const LINE_FILE: &str = "line.json";
+const LINE_FILE_MAX_BYTES: u64 = 4096;
 /// Largest secret file that is read.
 const SECRET_MAX_BYTES: u64 = 4096;
 const FINGERPRINT_CONTEXT: &str = "dolmen 2026 client link fingerprint v1";
@@ -62,6 +66,27 @@ impl State {
     /// Where the directory may cache nodes.
     pub(crate) fn node_cache(&self) -> PathBuf {
         self.folder.join("nodes")
+    }
+
+    /// How many transfers at a time the last run ended with; a file that cannot be read says nothing.
+    pub(crate) fn remembered_line(&self) -> Remembered {
+        let file = File::open(self.folder.join(LINE_FILE)).ok();
+        let text = file.and_then(|file| {
+            let mut text = String::new();
+            file.take(LINE_FILE_MAX_BYTES).read_to_string(&mut text).ok().map(|_| text)
+        });
+        text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
+    }
+
+    /// Notes for the next run how many transfers at a time were good; nothing is lost when that fails.
+    pub(crate) fn remember_line(&self, line: Remembered) {
+        let before = self.remembered_line();
+        let line = Remembered { up: line.up.or(before.up), down: line.down.or(before.down) };
+        if line != before
+            && let Ok(text) = serde_json::to_string(&line)
+        {
+            let _ = fs::write(self.folder.join(LINE_FILE), text);
+        }
     }
 
     /// Where catalogues of vaults lie, the heads written last, and what is known of leases.

@@ -79,11 +79,26 @@ pub(crate) struct TransferClock {
     started: Timestamp,
     moved: Timestamp,
     bytes: u64,
+    /// Not begun: it waits for its turn on this side, which is nobody's slowness.
+    waiting: bool,
 }
+
+/// A time that does not come.
+const NEVER: Timestamp = Timestamp::from_unix_ms(u64::MAX);
 
 impl TransferClock {
     pub(crate) const fn start(now: Timestamp) -> Self {
-        Self { started: now, moved: now, bytes: 0 }
+        Self { started: now, moved: now, bytes: 0, waiting: false }
+    }
+
+    /// Stops until [`TransferClock::start`] makes another.
+    pub(crate) const fn wait(&mut self) {
+        self.waiting = true;
+    }
+
+    /// When it will have taken so long.
+    pub(crate) fn after(&self, patience: Duration) -> Timestamp {
+        if self.waiting { NEVER } else { self.started.after(patience) }
     }
 
     pub(crate) const fn started(&self) -> Timestamp {
@@ -101,6 +116,9 @@ impl TransferClock {
     /// When it counts as stalled unless bytes move before: none for [`PROGRESS_DEADLINE`], or, from twice that on,
     /// fewer than [`PACE_MIN_BYTES_PER_SECOND`] on average.
     pub(crate) fn deadline(&self) -> Timestamp {
+        if self.waiting {
+            return NEVER;
+        }
         let paid_for = Duration::from_millis(self.bytes.saturating_mul(1000) / PACE_MIN_BYTES_PER_SECOND);
         self.moved.after(PROGRESS_DEADLINE).min(self.started.after(paid_for.max(PROGRESS_DEADLINE * 2)))
     }

@@ -38,6 +38,16 @@ pub struct DownloadPlan {
 /// What can happen to a download.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DownloadEvent {
+    /// The attempt waits for its turn on this side; its time does not count until it begins.
+    Waits {
+        /// The attempt.
+        attempt: AttemptId,
+    },
+    /// The attempt that waited begins.
+    Begins {
+        /// The attempt.
+        attempt: AttemptId,
+    },
     /// So many bytes have come in all.
     Progress {
         /// The attempt.
@@ -280,7 +290,7 @@ impl DownloadSession {
     fn goes_well(&self, index: usize, now: Timestamp) -> bool {
         let slow_after = self.slow_after();
         let shard = &self.shards[index];
-        shard.fetched || shard.attempts.iter().any(|attempt| attempt.clock.started().after(slow_after) > now)
+        shard.fetched || shard.attempts.iter().any(|attempt| attempt.clock.after(slow_after) > now)
     }
 
     /// Does all that is due at `now`, sees whether it is over, and computes when to wake.
@@ -391,7 +401,7 @@ impl DownloadSession {
     fn next_timeout(&self, now: Timestamp) -> Option<Timestamp> {
         let slow_after = self.slow_after();
         let attempts = self.shards.iter().flat_map(|shard| &shard.attempts);
-        let due = attempts.flat_map(|attempt| [attempt.clock.deadline(), attempt.clock.started().after(slow_after)]);
+        let due = attempts.flat_map(|attempt| [attempt.clock.deadline(), attempt.clock.after(slow_after)]);
         let holders = self.shards.iter().filter(|shard| !shard.fetched).flat_map(|shard| &shard.holders);
         let retries = holders.filter_map(|holder| match holder.state {
             HolderState::Ready(from) => Some(from),
@@ -411,6 +421,18 @@ impl Session for DownloadSession {
             return;
         }
         match event {
+            DownloadEvent::Waits { attempt } => {
+                let mut attempts = self.shards.iter_mut().flat_map(|shard| &mut shard.attempts);
+                if let Some(attempt) = attempts.find(|known| known.id == attempt) {
+                    attempt.clock.wait();
+                }
+            }
+            DownloadEvent::Begins { attempt } => {
+                let mut attempts = self.shards.iter_mut().flat_map(|shard| &mut shard.attempts);
+                if let Some(attempt) = attempts.find(|known| known.id == attempt) {
+                    attempt.clock = TransferClock::start(now);
+                }
+            }
             DownloadEvent::Progress { attempt, bytes } => {
                 let mut attempts = self.shards.iter_mut().flat_map(|shard| &mut shard.attempts);
                 if let Some(attempt) = attempts.find(|known| known.id == attempt) {

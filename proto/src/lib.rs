@@ -12,6 +12,7 @@ pub mod dataset_root;
 pub mod download;
 pub mod durability;
 pub mod erasure;
+pub mod goodput;
 pub mod grant;
 pub mod head;
 pub mod heads;

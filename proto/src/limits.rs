@@ -178,6 +178,11 @@ pub const LINK_MAX_CHARS: usize = 2048;
 pub const PROGRESS_DEADLINE: Duration = Duration::from_secs(30);
 /// After twice [`PROGRESS_DEADLINE`] a transfer slower than this on average is given up: a peer cannot hold one by trickling.
 pub const PACE_MIN_BYTES_PER_SECOND: u64 = 128;
+/// Transfers in one direction that a client always allows itself: with fewer, a node that does not answer would stop all.
+pub const TRANSFERS_AT_ONCE_LEAST: u32 = 2;
+/// Transfers in one direction at a time that a client allows itself at most.
+pub const TRANSFERS_AT_ONCE_MAX: u32 = 256;
+const _: () = assert!(TRANSFERS_AT_ONCE_LEAST < TRANSFERS_AT_ONCE_MAX);
 /// Nodes whose pace a client remembers.
 pub const PACE_NODES_MAX: usize = 4096;
 /// A client refuses a node whose clock is further off than this.

@@ -37,6 +37,16 @@ pub struct UploadPlan {
 /// What can happen to an upload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UploadEvent {
+    /// The attempt waits for its turn on this side; its time does not count until it begins.
+    Waits {
+        /// The attempt.
+        attempt: AttemptId,
+    },
+    /// The attempt that waited begins.
+    Begins {
+        /// The attempt.
+        attempt: AttemptId,
+    },
     /// So many bytes of the shard have been sent in all.
     Progress {
         /// The attempt.
@@ -354,7 +364,7 @@ impl UploadSession {
         let Some(slow_after) = self.usual().map(|usual| (usual * STRAGGLER_MEDIANS).max(STRAGGLER_MIN)) else { return };
         for index in 0..self.shards.len() {
             if let [only] = self.shards[index].attempts.as_slice()
-                && only.clock.started().after(slow_after) <= now
+                && only.clock.after(slow_after) <= now
             {
                 let Some(spare) = self.pick(now, true) else { return };
                 self.start(index, spare, now);
@@ -366,7 +376,7 @@ impl UploadSession {
     fn leave_out_stragglers(&mut self, now: Timestamp) {
         let Some(patience) = self.patience() else { return };
         for index in 0..self.shards.len() {
-            let slow = |attempt: &Attempt| attempt.clock.started().after(patience) <= now;
+            let slow = |attempt: &Attempt| attempt.clock.after(patience) <= now;
             if self.shards[index].attempts.iter().all(slow) {
                 for attempt in core::mem::take(&mut self.shards[index].attempts) {
                     self.actions.push_back(UploadAction::Cancel { attempt: attempt.id });
@@ -421,7 +431,7 @@ impl UploadSession {
         let stalls = attempts().map(|attempt| attempt.clock.deadline());
         let slow_after = self.usual().map(|usual| (usual * STRAGGLER_MEDIANS).max(STRAGGLER_MIN));
         let slow = [slow_after, self.patience()].into_iter().flatten();
-        let slow = slow.flat_map(|after| attempts().map(move |attempt| attempt.clock.started().after(after)));
+        let slow = slow.flat_map(|after| attempts().map(move |attempt| attempt.clock.after(after)));
         let retries = self.pool.iter().map(|waiting| waiting.not_before);
         stalls.chain(slow).chain(retries).filter(|time| *time > now).min()
     }
@@ -437,6 +447,18 @@ impl Session for UploadSession {
             return;
         }
         match event {
+            UploadEvent::Waits { attempt } => {
+                let mut attempts = self.shards.iter_mut().flat_map(|shard| &mut shard.attempts);
+                if let Some(attempt) = attempts.find(|known| known.id == attempt) {
+                    attempt.clock.wait();
+                }
+            }
+            UploadEvent::Begins { attempt } => {
+                let mut attempts = self.shards.iter_mut().flat_map(|shard| &mut shard.attempts);
+                if let Some(attempt) = attempts.find(|known| known.id == attempt) {
+                    attempt.clock = TransferClock::start(now);
+                }
+            }
             UploadEvent::Progress { attempt, bytes } => {
                 let attempts = self.shards.iter_mut().flat_map(|shard| &mut shard.attempts);
                 if let Some(attempt) = attempts.into_iter().find(|known| known.id == attempt) {

@@ -29,6 +29,30 @@ pub struct Bench {
     /// Where results.csv (one row a run, appended) and plots go; none are written if not given.
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// Compare with copying to this folder, synced (suite peers).
+    #[arg(long, value_name = "DIR")]
+    pub copy_to: Option<PathBuf>,
+    /// Compare with an S3 endpoint, path style, with keys from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (suite peers).
+    #[arg(long, value_name = "URL")]
+    pub s3: Option<String>,
+    /// Compare with a pair of commands: this stores; {source} and {name} are filled in (suite peers).
+    #[arg(long, value_name = "COMMAND", requires = "cmd_get")]
+    pub cmd_put: Option<String>,
+    /// The command that fetches; {name} and {target} are filled in.
+    #[arg(long, value_name = "COMMAND", requires = "cmd_put")]
+    pub cmd_get: Option<String>,
+    /// The command that removes; {name} is filled in.
+    #[arg(long, value_name = "COMMAND", requires = "cmd_put")]
+    pub cmd_remove: Option<String>,
+    /// What results call the pair of commands.
+    #[arg(long, default_value = "command", value_name = "NAME")]
+    pub cmd_name: String,
+    /// Processes of the peer's servers, whose CPU time counts; once for each.
+    #[arg(long, value_name = "PID")]
+    pub peer_pid: Vec<u32>,
+    /// Store and fetch the small files at the peers too.
+    #[arg(long)]
+    pub peer_small_files: bool,
     /// Where the network and the files lie while it runs; a new temporary folder if not given. Needs eight times --size.
     #[arg(long, value_name = "DIR")]
     pub folder: Option<PathBuf>,
@@ -43,6 +67,10 @@ pub enum Suite {
     Reads,
     /// Reading with dead, slow and lying nodes.
     Faults,
+    /// Put, get and ranges over slower lines, through a shaper.
+    Links,
+    /// The same file at what people use today: --copy-to, --s3, --cmd-put and --cmd-get.
+    Peers,
 }
 
 /// `dolmen bench-receiver`: the other end of the floor.

@@ -87,6 +87,9 @@ pub enum Command {
     /// The other end of the benchmark's floor.
     #[command(hide = true)]
     BenchReceiver(BenchReceiver),
+    /// The benchmark's slow line.
+    #[command(hide = true)]
+    BenchShaper,
     /// Run and look after a storage node.
     #[command(subcommand)]
     Node(Node),

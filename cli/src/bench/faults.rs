@@ -23,7 +23,7 @@ pub(super) async fn measure(bench: &mut Workbench<'_>) -> Result<(), Failure> {
     source::write_noise(&path, bytes, 0)?;
     let original = Arc::new(File::open(&path).map_err(|error| Failure::local("could not open the source", &error))?);
     let client = bench.new_client().await?;
-    let link = throughput::put(bench, &client, &path, "put", 0).await?;
+    let link = throughput::put(bench, &client, &path, Label::plain("dolmen", "put", bytes), 0).await?;
     client.shut_down().await;
     let floor = bench.new_floor().await?;
     floor.put(&path).await.map_err(|error| failed("floor put", &error))?;

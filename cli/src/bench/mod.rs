@@ -4,6 +4,8 @@
 //! goes through all subjects once. Asserts nothing about speed; bytes that come back are always compared.
 
 mod faults;
+mod links;
+mod peers;
 mod reads;
 mod report;
 mod source;
@@ -60,6 +62,17 @@ pub async fn receive(arguments: &BenchReceiver) -> Result<Exit, Failure> {
     floor::run_receiver(&arguments.file, arguments.datagram_bytes)
         .await
         .map_err(|error| failed("receiving", &error))?;
+    Ok(Exit::Ok)
+}
+
+/// Runs a shaper that its standard input tells what to do, until that ends.
+///
+/// # Errors
+/// [`Failure`] where the standard streams fail.
+pub fn shape() -> Result<Exit, Failure> {
+    let (input, output) = (std::io::stdin().lock(), std::io::stdout().lock());
+    dolmen_benches::shaper::process::serve(input, output)
+        .map_err(|error| Failure::local("the shaper's parent is gone", &error))?;
     Ok(Exit::Ok)
 }
 
@@ -145,16 +158,24 @@ impl<'a> Workbench<'a> {
             self.shape.n,
             self.arguments.rounds
         ));
-        self.network.start().await?;
-        devnet::wait_until_found(self.context, &mut self.network).await?;
         let mut suites = self.arguments.suite.clone();
         suites.sort_unstable();
         suites.dedup();
         for suite in suites {
+            // Parts that bring networks of their own leave this one stopped.
+            if self.network.pids().is_empty() {
+                self.network.start().await?;
+                devnet::wait_until_found(self.context, &mut self.network).await?;
+            }
             match suite {
                 Suite::Throughput => throughput::measure(self).await?,
                 Suite::Reads => reads::measure(self).await?,
-                Suite::Faults => faults::measure(self).await?,
+                Suite::Faults => {
+                    faults::measure(self).await?;
+                    links::slow_nodes(self).await?;
+                }
+                Suite::Links => links::lines(self).await?,
+                Suite::Peers => peers::measure(self).await?,
             }
         }
         Ok(())

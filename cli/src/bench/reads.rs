@@ -34,7 +34,8 @@ async fn ranges(bench: &mut Workbench<'_>) -> Result<(), Failure> {
     let path = bench.folder.join("ranges.bin");
     source::write_noise(&path, bench.arguments.size.bytes(), 0)?;
     let client = bench.new_client().await?;
-    let link = throughput::put(bench, &client, &path, "put", 0).await?;
+    let link =
+        throughput::put(bench, &client, &path, Label::plain("dolmen", "put", bench.arguments.size.bytes()), 0).await?;
     let original = Arc::new(File::open(&path).map_err(|error| Failure::local("could not open the source", &error))?);
     let floor = bench.new_floor().await?;
     let snapshot = client.snapshot(&link).await?;
@@ -143,7 +144,14 @@ async fn small_files(bench: &mut Workbench<'_>) -> Result<(), Failure> {
     let client = bench.new_client().await?;
     for round in 0..=bench.arguments.rounds {
         let paths = source::write_small(&folder, bench.arguments.small_files, SMALL_BYTES, round)?;
-        let link = throughput::put(bench, &client, &folder, "put small files", round).await?;
+        let link = throughput::put(
+            bench,
+            &client,
+            &folder,
+            Label::plain("dolmen", "put small files", SMALL_BYTES as u64),
+            round,
+        )
+        .await?;
         let took = get_folder(bench, &client, &link, &folder).await?;
         bench.record(Label::plain("dolmen", "get small files", SMALL_BYTES as u64), round, took);
         let took = one_by_one(bench, &client, &link, &folder, &paths).await?;

@@ -69,6 +69,20 @@ pub(super) fn same(left: &Path, right: &Path) -> Result<bool, Failure> {
     }
 }
 
+/// Whether every file below `left` is below `right` with the same bytes; times and modes are not looked at.
+pub(super) fn same_files(left: &Path, right: &Path) -> Result<bool, Failure> {
+    let trouble = |error| Failure::local("could not compare what came back", &error);
+    for entry in std::fs::read_dir(left).map_err(trouble)? {
+        let entry = entry.map_err(trouble)?;
+        let (left, right) = (entry.path(), right.join(entry.file_name()));
+        let same = if left.is_dir() { same_files(&left, &right)? } else { right.exists() && same(&left, &right)? };
+        if !same {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// A range of a file, to compare with.
 pub(super) fn range(file: &File, offset: u64, bytes: usize) -> Result<Vec<u8>, Failure> {
     let mut buffer = vec![0; bytes];

@@ -23,7 +23,7 @@ pub(super) async fn measure(bench: &mut Workbench<'_>) -> Result<(), Failure> {
             timed(&servers, async { floor.put(&file).await.map_err(|e| failed("floor put", &e)) }).await?;
         took.bytes = bytes;
         bench.record(Label::plain("floor", "put", bytes), round, took);
-        let link = put(bench, &client, &file, "put", round).await?;
+        let link = put(bench, &client, &file, Label::plain("dolmen", "put", bytes), round).await?;
         let target = bench.folder.join("floor-restored.bin");
         let get = async { floor.get(bytes, &target, &[]).await.map_err(|error| failed("floor get", &error)) };
         let (_, mut took) = timed(&servers, get).await?;
@@ -64,7 +64,7 @@ pub(super) async fn put(
     bench: &mut Workbench<'_>,
     client: &Client,
     path: &PathBuf,
-    operation: &str,
+    mut label: Label<'_>,
     round: u64,
 ) -> Result<String, Failure> {
     let servers = bench.network.pids();
@@ -74,8 +74,8 @@ pub(super) async fn put(
         return Err(Failure::bug("a put of the benchmark was not whole", format!("{:?}", stored.failed)));
     }
     took.bytes = stored.bytes;
-    let mut label = Label::plain("dolmen", operation, stored.bytes / stored.files.max(1));
-    label.circumstances.datagram_bytes = client.paths().iter().map(|path| path.datagram_bytes).max().unwrap_or(0);
+    let datagram_bytes = client.paths().iter().map(|path| path.datagram_bytes).max();
+    label.circumstances.datagram_bytes = datagram_bytes.unwrap_or(label.circumstances.datagram_bytes);
     bench.record(label, round, took);
     Ok(stored.link)
 }

@@ -14,12 +14,17 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::CallFault;
+use super::gate::{Place, Turn};
 
 /// How often a session hears of bytes that moved; far below every deadline that depends on them.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What an attempt tells a session.
 pub(crate) enum Told<T> {
+    /// It waits for its turn.
+    Waits,
+    /// Its turn has come.
+    Begins,
     /// So many bytes have moved in all.
     Progress(u64),
     /// It is over.
@@ -31,6 +36,37 @@ struct Task<T>(JoinHandle<T>);
 impl<T> Drop for Task<T> {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+/// As [`watched`], once it is its turn.
+pub(crate) fn watched_in_turn<T, E>(
+    turn: Turn,
+    attempt: AttemptId,
+    work: BoxFuture<'static, Result<T, CallFault>>,
+    moved: Arc<AtomicU64>,
+    event: impl Fn(AttemptId, Told<T>) -> E + Clone + Send + 'static,
+) -> BoxStream<'static, E>
+where
+    T: Send + 'static,
+    E: Send + 'static,
+{
+    let holding = |place: Option<Place>| async move {
+        let _place = place;
+        work.await
+    };
+    match turn {
+        Turn::Now(place) => watched(attempt, Box::pin(holding(Some(place))), moved, event),
+        Turn::Later(turn) => {
+            let (waits, begins) = (event(attempt, Told::Waits), event.clone());
+            let begun = async move {
+                // Without a gate there is nothing to wait for.
+                let place = turn.await.ok();
+                let first = begins(attempt, Told::Begins);
+                futures::stream::iter([first]).chain(watched(attempt, Box::pin(holding(place)), moved, event))
+            };
+            futures::stream::iter([waits]).chain(futures::stream::once(begun).flatten()).boxed()
+        }
     }
 }
 

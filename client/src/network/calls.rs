@@ -25,6 +25,7 @@ use dolmen_proto::wire::{
 use ed25519_dalek::SigningKey;
 use tokio::sync::OnceCell;
 
+use super::gate::{Gate, Remembered};
 use super::{Answer, CallFault, Network};
 
 /// Nodes as this client knows them. Shared by all operations.
@@ -33,6 +34,7 @@ pub(crate) struct Nodes {
     network: Arc<dyn Network>,
     known: Arc<Mutex<HashMap<NodeId, Known>>>,
     pace: Arc<Mutex<Pace>>,
+    gate: Gate,
 }
 
 #[derive(Clone, Default)]
@@ -49,13 +51,20 @@ impl std::fmt::Debug for Nodes {
 }
 
 impl Nodes {
-    pub(crate) fn new(network: Arc<dyn Network>) -> Self {
-        Self { network, known: Arc::default(), pace: Arc::default() }
+    pub(crate) fn new(network: Arc<dyn Network>, remembered: Remembered) -> Self {
+        let asked = Arc::downgrade(&network);
+        let paths = move || asked.upgrade().map(|network| network.paths()).unwrap_or_default();
+        Self { network, known: Arc::default(), pace: Arc::default(), gate: Gate::new(remembered, Arc::new(paths)) }
+    }
+
+    /// Where bulk waits for its turn.
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.gate
     }
 
     /// The same nodes, asked by somebody else.
     pub(crate) fn through(&self, network: Arc<dyn Network>) -> Self {
-        Self { network, known: Arc::clone(&self.known), pace: Arc::clone(&self.pace) }
+        Self { network, known: Arc::clone(&self.known), pace: Arc::clone(&self.pace), gate: self.gate.clone() }
     }
 
     pub(crate) fn now(&self) -> Timestamp {

@@ -86,11 +86,6 @@ impl Live {
         Ok(Self { data, directory: Arc::clone(&self.directory), datagram_bytes: self.datagram_bytes })
     }
 
-    /// What the path of every open connection is like.
-    pub(crate) fn paths(&self) -> Vec<PathReport> {
-        self.data.path_reports().into_iter().map(|(_, report)| report).collect()
-    }
-
     /// Ends connections and saves what was learned of nodes.
     pub(crate) async fn shut_down(&self) {
         self.directory.shutdown().await;
@@ -147,6 +142,10 @@ impl Network for Live {
             }
         }
         .boxed()
+    }
+
+    fn paths(&self) -> Vec<(NodeId, PathReport)> {
+        self.data.path_reports()
     }
 
     fn now(&self) -> Timestamp {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
-use dolmen_net::{NodeAddress, PayloadReader, StreamError};
+use dolmen_net::{NodeAddress, PathReport, PayloadReader, StreamError};
 use dolmen_proto::attempt::Fault;
 use dolmen_proto::ids::{NodeId, Point, Timestamp};
 use dolmen_proto::wire::{NodeRecord, Reply, Request};
@@ -14,6 +14,7 @@ use futures::future::BoxFuture;
 
 pub(crate) mod attempt;
 mod calls;
+pub(crate) mod gate;
 mod live;
 #[cfg(test)]
 pub(crate) mod memory;
@@ -98,6 +99,11 @@ pub(crate) trait Network: Send + Sync + 'static {
         payload: Vec<Bytes>,
         sent: Arc<AtomicU64>,
     ) -> BoxFuture<'static, Result<Answer, CallFault>>;
+
+    /// What the paths to nodes are like that there are connections to.
+    fn paths(&self) -> Vec<(NodeId, PathReport)> {
+        Vec::new()
+    }
 
     /// The time here.
     fn now(&self) -> Timestamp;

@@ -19,7 +19,8 @@ use dolmen_proto::upload::{UploadAction, UploadEvent, UploadFailure, UploadOutco
 use super::acknowledged::Acknowledged;
 use super::segment::Encoded;
 use crate::error::{ClientError, ErrorKind};
-use crate::network::attempt::{Told, watched};
+use crate::network::attempt::{Told, watched_in_turn};
+use crate::network::gate::Direction;
 use crate::network::{Account, Nodes};
 use crate::progress::Progress;
 use crate::state::Placed;
@@ -225,8 +226,10 @@ impl Executor<UploadSession> for Upload {
         let sent = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&sent);
         let open = Arc::clone(&self.open);
-        locked(&open).insert(attempt.0, node);
+        let turn = sender.nodes.gate().enter(Direction::Up, node, Arc::clone(&sent));
         let work = async move {
+            // From now on: who waits for his turn is not slow.
+            locked(&open).insert(attempt.0, node);
             let length = bytes.len() as u64;
             let put = sender.nodes.put_shard(&sender.account, node, root, bytes, sender.until, counter).await;
             locked(&open).remove(&attempt.0);
@@ -247,7 +250,9 @@ impl Executor<UploadSession> for Upload {
             }
             put
         };
-        let events = watched(attempt, Box::pin(work), sent, |attempt, told| match told {
+        let events = watched_in_turn(turn, attempt, Box::pin(work), sent, |attempt, told| match told {
+            Told::Waits => UploadEvent::Waits { attempt },
+            Told::Begins => UploadEvent::Begins { attempt },
             Told::Progress(bytes) => UploadEvent::Progress { attempt, bytes },
             Told::Done(Ok(_)) => UploadEvent::Acknowledged { attempt },
             Told::Done(Err(fault)) => UploadEvent::Failed { attempt, fault: fault.fault },

@@ -26,7 +26,8 @@ use crate::budget::{Budget, Held, Pool};
 use crate::cores::Cores;
 use crate::error::{ClientError, ErrorKind};
 use crate::network::Nodes;
-use crate::network::attempt::{Told, watched};
+use crate::network::attempt::{Told, watched, watched_in_turn};
+use crate::network::gate::Direction;
 
 /// Ranges are asked for in whole windows of this size, so that a node learns little of where chunks begin.
 const WINDOW_BYTES: u32 = 64 * 1024;
@@ -441,7 +442,8 @@ struct Download {
 
 struct Asked {
     node: NodeId,
-    since: Instant,
+    /// Set when its turn has come.
+    since: Arc<OnceLock<Instant>>,
     received: Arc<AtomicU64>,
     ended: Arc<AtomicBool>,
 }
@@ -454,7 +456,7 @@ impl Drop for Download {
             if asked.ended.load(Ordering::Relaxed) {
                 continue;
             }
-            let elapsed = asked.since.elapsed();
+            let Some(elapsed) = asked.since.get().map(Instant::elapsed) else { continue };
             self.fetcher.nodes.pace().observe_given_up(asked.node, bytes, elapsed, now);
             if asked.received.load(Ordering::Relaxed) == 0 && elapsed >= SILENCE {
                 self.fetcher.shared().failed.insert(asked.node);
@@ -477,10 +479,14 @@ impl Executor<DownloadSession> for Download {
         let received = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&received);
         let ended = Arc::new(AtomicBool::new(false));
-        let (since, received_so_far) = (Instant::now(), Arc::clone(&received));
+        let (since, received_so_far) = (Arc::new(OnceLock::new()), Arc::clone(&received));
+        let begun = Arc::clone(&since);
+        // Windows are small and somebody waits for them.
+        let turn = matches!(span, Span::Whole)
+            .then(|| fetcher.nodes.gate().enter(Direction::Down, node, Arc::clone(&received)));
         self.open.insert(attempt.0, Asked { node, since, received: received_so_far, ended: Arc::clone(&ended) });
         let work = async move {
-            let start = Instant::now();
+            let start = *begun.get_or_init(Instant::now);
             let bytes = match span {
                 Span::Whole => {
                     let mut buffer = fetcher.pool.get_like(shard_bytes as usize);
@@ -506,11 +512,17 @@ impl Executor<DownloadSession> for Download {
                 }
             }
         };
-        let events = watched(attempt, Box::pin(work), received, |attempt, told| match told {
+        let event = |attempt, told| match told {
+            Told::Waits => DownloadEvent::Waits { attempt },
+            Told::Begins => DownloadEvent::Begins { attempt },
             Told::Progress(bytes) => DownloadEvent::Progress { attempt, bytes },
             Told::Done(Ok(())) => DownloadEvent::Fetched { attempt },
             Told::Done(Err(fault)) => DownloadEvent::Failed { attempt, fault: fault.fault },
-        });
+        };
+        let events = match turn {
+            Some(turn) => watched_in_turn(turn, attempt, Box::pin(work), received, event),
+            None => watched(attempt, Box::pin(work), received, event),
+        };
         Step::Start { attempt: attempt.0, events }
     }
 }

@@ -1,0 +1,402 @@
+//! How many whole shards are on their way at a time: to and from all nodes, and to and from each.
+//!
+//! Decides who goes next when there is a place: whoever waited longest among those whose node has one. The numbers are
+//! [`Goodput`]'s, fed with what moved and with what connections say of the way. Small reads do not pass here: they would
+//! wait behind bulk.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use dolmen_net::PathReport;
+use dolmen_net::driver::{Clock as _, MonotonicClock};
+use dolmen_proto::goodput::{Goodput, LineReport};
+use dolmen_proto::ids::NodeId;
+use tokio::sync::oneshot;
+
+/// How often what moved is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Where bulk goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    /// To nodes.
+    Up,
+    /// From nodes.
+    Down,
+}
+
+/// Numbers of transfers that earlier runs ended with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Remembered {
+    pub(crate) up: Option<u32>,
+    pub(crate) down: Option<u32>,
+}
+
+/// What connections are like now.
+pub(crate) type Paths = Arc<dyn Fn() -> Vec<(NodeId, PathReport)> + Send + Sync>;
+
+/// Lets transfers through. Clones share the places.
+#[derive(Clone)]
+pub(crate) struct Gate {
+    up: Arc<Lane>,
+    down: Arc<Lane>,
+}
+
+/// One direction.
+struct Lane {
+    direction: Direction,
+    paths: Paths,
+    clock: MonotonicClock,
+    state: Mutex<State>,
+}
+
+struct State {
+    all: Goodput,
+    nodes: BTreeMap<NodeId, Node>,
+    waiting: VecDeque<Waiting>,
+    running: Vec<Running>,
+    next: u64,
+    /// A task looks at what moved.
+    watched: bool,
+    seen: BTreeMap<NodeId, Seen>,
+}
+
+struct Waiting {
+    node: NodeId,
+    moved: Arc<AtomicU64>,
+    turn: oneshot::Sender<Place>,
+}
+
+struct Node {
+    goodput: Goodput,
+    running: u32,
+}
+
+struct Running {
+    number: u64,
+    node: NodeId,
+    moved: Arc<AtomicU64>,
+    counted: u64,
+}
+
+/// What a connection said last.
+#[derive(Clone, Copy)]
+struct Seen {
+    /// The shortest round trip that there was.
+    round_trip: Duration,
+    sent: u64,
+    lost: u64,
+}
+
+/// A transfer's place; given back when dropped.
+pub(crate) struct Place {
+    lane: Weak<Lane>,
+    number: u64,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(lane) = self.lane.upgrade() {
+            lane.leave(self.number);
+        }
+    }
+}
+
+/// What asking for a place comes to.
+pub(crate) enum Turn {
+    /// There is one.
+    Now(Place),
+    /// There will be one; an error means that the gate is gone, and nobody is to be held up by that.
+    Later(oneshot::Receiver<Place>),
+}
+
+impl Gate {
+    pub(crate) fn new(remembered: Remembered, paths: Paths) -> Self {
+        let clock = MonotonicClock::start();
+        let lane = |direction, remembered| {
+            Arc::new(Lane {
+                direction,
+                paths: Arc::clone(&paths),
+                clock,
+                state: Mutex::new(State {
+                    all: Goodput::new(remembered, clock.now()),
+                    nodes: BTreeMap::new(),
+                    waiting: VecDeque::new(),
+                    running: Vec::new(),
+                    next: 0,
+                    watched: false,
+                    seen: BTreeMap::new(),
+                }),
+            })
+        };
+        Self { up: lane(Direction::Up, remembered.up), down: lane(Direction::Down, remembered.down) }
+    }
+
+    /// Asks for a place for a transfer with `node` whose bytes `moved` counts.
+    pub(crate) fn enter(&self, direction: Direction, node: NodeId, moved: Arc<AtomicU64>) -> Turn {
+        let lane = match direction {
+            Direction::Up => &self.up,
+            Direction::Down => &self.down,
+        };
+        lane.enter(node, moved)
+    }
+
+    /// What the next run should start from.
+    pub(crate) fn remembered(&self) -> Remembered {
+        let limit = |lane: &Lane| {
+            let state = lane.lock();
+            // A direction that was not used says nothing.
+            (state.next > 0).then(|| state.all.limit())
+        };
+        Remembered { up: limit(&self.up), down: limit(&self.down) }
+    }
+}
+
+impl Lane {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(self: &Arc<Self>, node: NodeId, moved: Arc<AtomicU64>) -> Turn {
+        let mut state = self.lock();
+        if !state.watched {
+            state.watched = true;
+            tokio::spawn(watch(Arc::downgrade(self)));
+        }
+        let now = self.clock.now();
+        state.nodes.entry(node).or_insert_with(|| Node { goodput: Goodput::new(None, now), running: 0 });
+        if state.has_place(node) {
+            return Turn::Now(self.admit(&mut state, node, moved));
+        }
+        let (turn, receiver) = oneshot::channel();
+        state.waiting.push_back(Waiting { node, moved, turn });
+        Turn::Later(receiver)
+    }
+
+    fn admit(self: &Arc<Self>, state: &mut State, node: NodeId, moved: Arc<AtomicU64>) -> Place {
+        let number = state.next;
+        state.next += 1;
+        if let Some(node) = state.nodes.get_mut(&node) {
+            node.running += 1;
+        }
+        let counted = moved.load(Ordering::Relaxed);
+        state.running.push(Running { number, node, moved, counted });
+        Place { lane: Arc::downgrade(self), number }
+    }
+
+    fn leave(self: &Arc<Self>, number: u64) {
+        let mut state = self.lock();
+        let Some(index) = state.running.iter().position(|running| running.number == number) else { return };
+        let mut running = state.running.swap_remove(index);
+        running.count(&mut state);
+        if let Some(node) = state.nodes.get_mut(&running.node) {
+            node.running = node.running.saturating_sub(1);
+        }
+        let admitted = self.admit_waiting(&mut state);
+        // A place that nobody takes any more comes back here.
+        drop(state);
+        for (turn, place) in admitted {
+            let _ = turn.send(place);
+        }
+    }
+
+    /// Gives places to those who waited longest.
+    fn admit_waiting(self: &Arc<Self>, state: &mut State) -> Vec<(oneshot::Sender<Place>, Place)> {
+        let mut admitted = Vec::new();
+        while let Some(index) = state.waiting.iter().position(|waiting| state.has_place(waiting.node)) {
+            let Some(Waiting { node, moved, turn }) = state.waiting.remove(index) else { break };
+            if !turn.is_closed() {
+                let place = self.admit(state, node, moved);
+                admitted.push((turn, place));
+            }
+        }
+        admitted
+    }
+
+    /// Looks at what moved; `None` when there is nothing to look at any more.
+    fn look(self: &Arc<Self>) -> Option<Vec<(oneshot::Sender<Place>, Place)>> {
+        // Asked before the lock is taken: it looks at every connection.
+        let paths = (self.paths)();
+        let now = self.clock.now();
+        let mut state = self.lock();
+        if state.running.is_empty() && state.waiting.is_empty() {
+            state.watched = false;
+            return None;
+        }
+        state.take_in(self.direction, &paths);
+        let mut running = std::mem::take(&mut state.running);
+        running.iter_mut().for_each(|running| running.count(&mut state));
+        state.running = running;
+        let (all, waiting) = (state.all.limit(), state.waiting.iter().map(|waiting| waiting.node).collect::<Vec<_>>());
+        if state.running.len() >= all as usize && !waiting.is_empty() {
+            state.all.waits();
+        }
+        for node in waiting {
+            // Held up by the node's own number, not by that of all.
+            if let Some(node) = state.nodes.get_mut(&node).filter(|node| node.running >= node.goodput.limit()) {
+                node.goodput.waits();
+            }
+        }
+        state.all.advance(now);
+        for node in state.nodes.values_mut() {
+            node.goodput.advance(now);
+        }
+        Some(self.admit_waiting(&mut state))
+    }
+}
+
+impl State {
+    fn has_place(&self, node: NodeId) -> bool {
+        let of_node = self.nodes.get(&node).is_none_or(|node| node.running < node.goodput.limit());
+        of_node && self.running.len() < self.all.limit() as usize
+    }
+
+    /// What connections say, together and each.
+    fn take_in(&mut self, direction: Direction, paths: &[(NodeId, PathReport)]) {
+        let mut together = LineReport::default();
+        let mut queueing = Vec::new();
+        for (node, path) in paths {
+            let seen = self.seen.entry(*node).or_insert(Seen {
+                round_trip: path.round_trip,
+                sent: path.packets_sent,
+                lost: path.packets_lost,
+            });
+            // A new connection counts from nothing.
+            let sent = path.packets_sent.checked_sub(seen.sent).unwrap_or(path.packets_sent);
+            let lost = path.packets_lost.checked_sub(seen.lost).unwrap_or(path.packets_lost);
+            *seen = Seen {
+                round_trip: seen.round_trip.min(path.round_trip),
+                sent: path.packets_sent,
+                lost: path.packets_lost,
+            };
+            let round_trip = seen.round_trip;
+            if !self.running.iter().any(|running| running.node == *node) {
+                continue;
+            }
+            // On this machine nothing is between the ends but the processor's time.
+            let own = path.address.ip().is_loopback() && !is_shaped(path.address.ip(), path.datagram_bytes);
+            // What was lost on the way here the other end knows.
+            let counts = direction == Direction::Up && !own;
+            let report = LineReport {
+                round_trip,
+                queueing: if own { Duration::ZERO } else { path.round_trip.saturating_sub(round_trip) },
+                packets_sent: if counts { sent } else { 0 },
+                packets_lost: if counts { lost } else { 0 },
+            };
+            queueing.push(report.queueing);
+            together.round_trip = together.round_trip.max(round_trip);
+            together.packets_sent += report.packets_sent;
+            together.packets_lost += report.packets_lost;
+            if let Some(node) = self.nodes.get_mut(node) {
+                node.goodput.line(report);
+            }
+        }
+        // What most connections see is the line they share; what one sees is its node's.
+        queueing.sort_unstable();
+        together.queueing = queueing.get(queueing.len() / 2).copied().unwrap_or_default();
+        self.all.line(together);
+    }
+}
+
+/// Loopback with the datagrams of other paths has a shaper on it: it is to be treated as what it plays.
+fn is_shaped(address: IpAddr, datagram_bytes: u16) -> bool {
+    address.is_loopback() && datagram_bytes <= 1500
+}
+
+impl Running {
+    /// Counts what moved since it was looked at last.
+    fn count(&mut self, state: &mut State) {
+        let moved = self.moved.load(Ordering::Relaxed);
+        let more = moved.saturating_sub(self.counted);
+        self.counted = moved;
+        state.all.moved(more);
+        if let Some(node) = state.nodes.get_mut(&self.node) {
+            node.goodput.moved(more);
+        }
+    }
+}
+
+async fn watch(lane: Weak<Lane>) {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let Some(lane) = lane.upgrade() else { return };
+        let Some(admitted) = lane.look() else { return };
+        for (turn, place) in admitted {
+            let _ = turn.send(place);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dolmen_proto::limits::TRANSFERS_AT_ONCE_LEAST;
+
+    fn node(number: u8) -> NodeId {
+        NodeId::new([number; 32])
+    }
+
+    fn gate() -> Gate {
+        Gate::new(Remembered::default(), Arc::new(Vec::new))
+    }
+
+    fn enter(gate: &Gate, number: u8, moved: &Arc<AtomicU64>) -> Turn {
+        gate.enter(Direction::Up, node(number), Arc::clone(moved))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn places_grow_while_more_moves_and_are_handed_on_in_order() {
+        let gate = gate();
+        let moved = Arc::new(AtomicU64::new(0));
+        let mut places = Vec::new();
+        let mut waiting = VecDeque::new();
+        for number in 0..40 {
+            match enter(&gate, number, &moved) {
+                Turn::Now(place) => places.push(place),
+                Turn::Later(turn) => waiting.push_back(turn),
+            }
+        }
+        assert_eq!(places.len(), TRANSFERS_AT_ONCE_LEAST as usize);
+        // Each that runs moves as much, so more of them move more.
+        for _ in 0..40 {
+            moved.fetch_add(10_000, Ordering::Relaxed);
+            tokio::time::sleep(LOOK_EVERY).await;
+            while let Some(Ok(place)) = waiting.front_mut().map(oneshot::Receiver::try_recv) {
+                places.push(place);
+                waiting.pop_front();
+            }
+        }
+        assert!(places.len() > 10, "only {} run", places.len());
+        drop(places);
+        for turn in waiting {
+            let place = tokio::time::timeout(Duration::from_secs(1), turn).await.expect("in time");
+            drop(place.expect("a place"));
+        }
+        assert!(gate.remembered().up.is_some_and(|limit| limit > 10));
+        assert_eq!(gate.remembered().down, None, "nothing came down");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_node_does_not_hold_up_the_others() {
+        let gate = Gate::new(Remembered { up: Some(64), down: None }, Arc::new(Vec::new));
+        let moved = Arc::new(AtomicU64::new(0));
+        let turns: Vec<Turn> = (0..10).map(|_| enter(&gate, 1, &moved)).collect();
+        let at_once = turns.iter().filter(|turn| matches!(turn, Turn::Now(_))).count();
+        assert_eq!(at_once, TRANSFERS_AT_ONCE_LEAST as usize);
+        assert!(matches!(enter(&gate, 2, &moved), Turn::Now(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_stops_waiting_takes_no_place() {
+        let gate = gate();
+        let moved = Arc::new(AtomicU64::new(0));
+        let running: Vec<Turn> = (0..2).map(|number| enter(&gate, number, &moved)).collect();
+        drop(enter(&gate, 5, &moved));
+        let Turn::Later(last) = enter(&gate, 6, &moved) else { panic!("there was a place") };
+        drop(running);
+        assert!(last.await.is_ok());
+    }
+}
