@@ -9,13 +9,13 @@ use bytes::Bytes;
 use chacha20::cipher::{KeyIvInit as _, StreamCipher as _};
 use chacha20poly1305::aead::AeadInOut as _;
 use chacha20poly1305::{ChaCha20Poly1305, KeyInit as _};
+use dolmen_gf256::Coefficients;
 use reed_solomon_erasure::galois_8::ReedSolomon;
 
 use super::Shape;
 
 const FRAME_STORED_BYTES: usize = 16 * 1024;
 const FRAME_PLAIN_BYTES: usize = FRAME_STORED_BYTES - 16;
-const CELL_BYTES: usize = 8 * 1024;
 /// Stored bytes of one segment's data shards: whole frames, a whole number of them in every shard.
 const SEGMENT_TARGET_BYTES: usize = 32 * 1024 * 1024;
 /// What is masked and hashed while it is in the cache.
@@ -54,6 +54,41 @@ fn mask(index: usize, step: &mut [u8], at: usize) -> Result<()> {
     Ok(())
 }
 
+/// A square of unit vectors: what a code makes of them is its matrix.
+fn units(k: usize) -> Vec<Vec<u8>> {
+    (0..k).map(|row| (0..k).map(|column| u8::from(row == column)).collect()).collect()
+}
+
+/// The coefficients of parity shards.
+fn encoding(shape: Shape) -> Result<Coefficients> {
+    let mut rows = units(shape.k);
+    rows.resize(shape.n, vec![0; shape.k]);
+    ReedSolomon::new(shape.k, shape.n - shape.k)?.encode(&mut rows)?;
+    Ok(Coefficients::new(shape.k, shape.n - shape.k, |parity, data| rows[shape.k + parity][data]))
+}
+
+/// Makes the missing data shards from `k` that are there.
+fn rebuild(shape: Shape, shards: &mut [Option<Vec<u8>>]) -> Result<()> {
+    let present: Vec<usize> = (0..shape.n).filter(|index| shards[*index].is_some()).take(shape.k).collect();
+    let missing: Vec<usize> = (0..shape.k).filter(|index| shards[*index].is_none()).collect();
+    let mut rows: Vec<Option<Vec<u8>>> = vec![None; shape.n];
+    for (index, unit) in present.iter().zip(units(shape.k)) {
+        rows[*index] = Some(unit);
+    }
+    ReedSolomon::new(shape.k, shape.n - shape.k)?.reconstruct_data(&mut rows)?;
+    let coefficient = |output: usize, input: usize| rows[missing[output]].as_ref().map_or(0, |row| row[input]);
+    let coefficients = Coefficients::new(shape.k, missing.len(), coefficient);
+    let length = shards.iter().flatten().next().map_or(0, Vec::len);
+    let mut rebuilt = vec![vec![0; length]; missing.len()];
+    let inputs: Vec<&[u8]> = present.iter().filter_map(|index| shards[*index].as_deref()).collect();
+    let mut outputs: Vec<&mut [u8]> = rebuilt.iter_mut().map(Vec::as_mut_slice).collect();
+    coefficients.multiply(&inputs, &mut outputs)?;
+    for (index, shard) in missing.into_iter().zip(rebuilt) {
+        shards[index] = Some(shard);
+    }
+    Ok(())
+}
+
 /// Reads, hashes (for the chunk keys), seals, codes, masks and hashes one segment.
 pub(super) fn code_segment(path: &Path, offset: u64, shape: Shape) -> Result<Vec<Bytes>> {
     let shard_bytes = stored_shard_bytes(shape.k);
@@ -78,14 +113,9 @@ pub(super) fn code_segment(path: &Path, offset: u64, shape: Shape) -> Result<Vec
     drop(plain);
     let parity_count = shape.n - shape.k;
     let mut parity = vec![0; parity_count * shard_bytes];
-    let coder = ReedSolomon::new(shape.k, parity_count)?;
-    for start in (0..shard_bytes).step_by(CELL_BYTES) {
-        let end = (start + CELL_BYTES).min(shard_bytes);
-        let inputs: Vec<&[u8]> = data.chunks_exact(shard_bytes).map(|shard| &shard[start..end]).collect();
-        let mut outputs: Vec<&mut [u8]> =
-            parity.chunks_exact_mut(shard_bytes).map(|shard| &mut shard[start..end]).collect();
-        coder.encode_sep(&inputs, &mut outputs)?;
-    }
+    let inputs: Vec<&[u8]> = data.chunks_exact(shard_bytes).collect();
+    let mut outputs: Vec<&mut [u8]> = parity.chunks_exact_mut(shard_bytes).collect();
+    encoding(shape)?.multiply(&inputs, &mut outputs)?;
     for shard in data.chunks_exact(shard_bytes) {
         std::hint::black_box(blake3::hash(shard));
     }
@@ -122,7 +152,7 @@ pub(super) fn open_segment(shape: Shape, mut shards: Vec<Option<Vec<u8>>>, file:
         }
     }
     if !whole {
-        ReedSolomon::new(shape.k, shape.n - shape.k)?.reconstruct_data(&mut shards)?;
+        rebuild(shape, &mut shards)?;
     }
     let cipher = cipher();
     let mut at = at;
