@@ -201,7 +201,7 @@ impl Shaped {
         bench.network.stop().await;
         network.start().await?;
         let other = std::mem::replace(&mut bench.network, network);
-        crate::devnet::wait_until_found(bench.context, &mut bench.network).await?;
+        crate::devnet::wait_until_found(bench.context, &bench.network).await?;
         Ok(Self { shaper, other })
     }
 

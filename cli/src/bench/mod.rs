@@ -165,7 +165,7 @@ impl<'a> Workbench<'a> {
             // Parts that bring networks of their own leave this one stopped.
             if self.network.pids().is_empty() {
                 self.network.start().await?;
-                devnet::wait_until_found(self.context, &mut self.network).await?;
+                devnet::wait_until_found(self.context, &self.network).await?;
             }
             match suite {
                 Suite::Throughput => throughput::measure(self).await?,

@@ -44,9 +44,9 @@ async fn ranges(bench: &mut Workbench<'_>) -> Result<(), Failure> {
         for readers in READERS {
             for (bytes, count) in RANGES {
                 let servers = floor.pids();
-                let request = |_| async {
-                    floor.request(fastrand(u64::MAX) as usize, bytes).await.map_err(|e| failed("a raw request", &e))
-                };
+                let floor = &floor;
+                let request =
+                    |number| async move { floor.request(number, bytes).await.map_err(|e| failed("a raw request", &e)) };
                 let (latencies, mut took) = timed(&servers, many(readers, count, request)).await?;
                 (took.bytes, took.latencies_ms) = (bytes * count as u64, latencies);
                 let label = Label { readers, ..Label::plain("raw quinn", "range", bytes) };
