@@ -277,7 +277,7 @@ mod tests {
 
     #[test]
     fn a_line_that_loses_when_it_is_full_is_not_overrun_for_long() {
-        let line = line(100.0, 30, 256.0, 64.0);
+        let line = line(100.0, 30, 64.0, 64.0);
         let limits = line.run(None);
         let lossy = limits[100..].iter().filter(|limit| line.with(**limit).1.packets_lost > 0).count();
         assert!(lossy * 10 <= limits.len() - 100, "{lossy}: {limits:?}");

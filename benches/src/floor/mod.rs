@@ -170,6 +170,8 @@ impl Floor {
         while let Some(task) = tasks.join_next().await {
             task??;
         }
+        // The last segment is padded.
+        file.set_len(length)?;
         Ok(started.elapsed())
     }
 
