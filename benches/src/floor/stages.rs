@@ -5,10 +5,9 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use bytes::Bytes;
 use chacha20::cipher::{KeyIvInit as _, StreamCipher as _};
-use chacha20poly1305::aead::AeadInOut as _;
-use chacha20poly1305::{ChaCha20Poly1305, KeyInit as _};
 use dolmen_gf256::Coefficients;
 use reed_solomon_erasure::galois_8::ReedSolomon;
 
@@ -35,8 +34,8 @@ pub(super) const fn plain_segment_bytes(k: usize) -> usize {
     k * plain_shard_bytes(stored_shard_bytes(k))
 }
 
-fn cipher() -> ChaCha20Poly1305 {
-    ChaCha20Poly1305::new(&[3; 32].into())
+fn cipher() -> Result<LessSafeKey> {
+    Ok(LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, &[3; 32])?))
 }
 
 fn nonce(frame: u64) -> [u8; 12] {
@@ -97,18 +96,16 @@ pub(super) fn code_segment(path: &Path, offset: u64, shape: Shape) -> Result<Vec
     let length = file.metadata()?.len();
     let there = usize::try_from((length - offset).min(plain.len() as u64))?;
     file.read_exact_at(&mut plain[..there], offset)?;
-    let cipher = cipher();
+    let cipher = cipher()?;
     let mut data = vec![0; shape.k * shard_bytes];
     let frames = data.chunks_exact_mut(FRAME_STORED_BYTES).zip(plain.chunks(FRAME_PLAIN_BYTES)).enumerate();
     for piece in plain.chunks(1 << 20) {
         std::hint::black_box(blake3::keyed_hash(&[5; 32], piece));
     }
     for (frame, (stored, plain)) in frames {
-        let (body, tag_place) = stored.split_at_mut(FRAME_PLAIN_BYTES);
-        body[..plain.len()].copy_from_slice(plain);
-        let tag =
-            cipher.encrypt_inout_detached(&nonce(frame as u64).into(), &[], body.into()).ok().context("sealing")?;
-        tag_place.copy_from_slice(&tag);
+        let (body, tag) = stored.split_at_mut(FRAME_PLAIN_BYTES);
+        let nonce = Nonce::assume_unique_for_key(nonce(frame as u64));
+        cipher.seal_out_of_place_scatter(nonce, Aad::empty(), plain, body, &[], tag)?;
     }
     drop(plain);
     let parity_count = shape.n - shape.k;
@@ -154,20 +151,18 @@ pub(super) fn open_segment(shape: Shape, mut shards: Vec<Option<Vec<u8>>>, file:
     if !whole {
         rebuild(shape, &mut shards)?;
     }
-    let cipher = cipher();
+    let cipher = cipher()?;
     let mut at = at;
     for (index, shard) in shards.into_iter().take(shape.k).enumerate() {
-        let mut stored = shard.context("a data shard")?;
+        let stored = shard.context("a data shard")?;
         let first = (index * stored.len() / FRAME_STORED_BYTES) as u64;
-        let mut plain = Vec::with_capacity(plain_shard_bytes(stored.len()));
-        for (frame, stored) in stored.chunks_exact_mut(FRAME_STORED_BYTES).enumerate() {
-            let (body, tag) = stored.split_at_mut(FRAME_PLAIN_BYTES);
-            let tag: [u8; 16] = tag.as_ref().try_into()?;
-            cipher
-                .decrypt_inout_detached(&nonce(first + frame as u64).into(), &[], (&mut *body).into(), &tag.into())
-                .ok()
-                .context("opening")?;
-            plain.extend_from_slice(body);
+        let mut plain = vec![0; plain_shard_bytes(stored.len())];
+        for (frame, (stored, place)) in
+            stored.chunks_exact(FRAME_STORED_BYTES).zip(plain.chunks_exact_mut(FRAME_PLAIN_BYTES)).enumerate()
+        {
+            let (body, tag) = stored.split_at(FRAME_PLAIN_BYTES);
+            let nonce = Nonce::assume_unique_for_key(nonce(first + frame as u64));
+            cipher.open_separate_gather(nonce, Aad::empty(), body, tag, place)?;
         }
         file.write_all_at(&plain, at)?;
         at += plain.len() as u64;
