@@ -63,6 +63,8 @@ pub struct Bench {
 pub enum Suite {
     /// Put and get of one large file beside raw quinn, TCP and the floor.
     Throughput,
+    /// The same for smaller files, down to 1 MiB.
+    Sizes,
     /// Ranges at random places cold and warm, small files, listing; at 1, 4 and 16 readers.
     Reads,
     /// Reading with dead, slow and lying nodes.

@@ -6,6 +6,7 @@
 mod faults;
 mod links;
 mod peers;
+mod plots;
 mod reads;
 mod report;
 mod source;
@@ -169,6 +170,7 @@ impl<'a> Workbench<'a> {
             }
             match suite {
                 Suite::Throughput => throughput::measure(self).await?,
+                Suite::Sizes => throughput::sizes(self).await?,
                 Suite::Reads => reads::measure(self).await?,
                 Suite::Faults => {
                     faults::measure(self).await?;

@@ -119,6 +119,7 @@ pub(super) fn print(terminal: Terminal, arguments: &Bench, setting: &Setting, ru
             .map_err(|error| Failure::local(format!("could not make {}", folder.display()), &error))?;
         append_csv(&folder.join("results.csv"), setting, runs)
             .map_err(|error| super::failed("writing results", &error))?;
+        super::plots::write(folder, setting, runs).map_err(|error| super::failed("drawing plots", &error.into()))?;
     }
     let mut rows = Vec::new();
     let mut results = Vec::new();

@@ -8,6 +8,9 @@ use dolmen_client::{Client, Destination, GetOptions, PutOptions};
 use super::{Label, Timed, Workbench, failed, source, timed, wrong_bytes};
 use crate::failure::Failure;
 
+/// The smallest file of the sizes.
+const SMALLEST_BYTES: u64 = 1024 * 1024;
+
 /// Measures it, round by round.
 pub(super) async fn measure(bench: &mut Workbench<'_>) -> Result<(), Failure> {
     let bytes = bench.arguments.size.bytes();
@@ -37,6 +40,39 @@ pub(super) async fn measure(bench: &mut Workbench<'_>) -> Result<(), Failure> {
         let took = get_file(bench, &client, &link, &file).await?;
         bench.record(Label::plain("dolmen", "get", bytes), round, took);
         client.remove(&link).await?;
+    }
+    client.shut_down().await;
+    remove(&file)
+}
+
+/// Files of 1 MiB and of each four times more, up to the large one: Dolmen beside the floor.
+pub(super) async fn sizes(bench: &mut Workbench<'_>) -> Result<(), Failure> {
+    let most = bench.arguments.size.bytes();
+    let client = bench.new_client().await?;
+    let file = bench.folder.join("sized.bin");
+    for round in 0..=bench.arguments.rounds {
+        let floor = bench.new_floor().await?;
+        let servers = floor.pids();
+        let mut bytes = SMALLEST_BYTES;
+        while bytes <= most {
+            source::write_noise(&file, bytes, round)?;
+            let store = async { floor.put(&file).await.map_err(|error| failed("floor put", &error)) };
+            let (_, mut took) = timed(&servers, store).await?;
+            took.bytes = bytes;
+            bench.record(Label::plain("floor", "put by size", bytes), round, took);
+            let link = put(bench, &client, &file, Label::plain("dolmen", "put by size", bytes), round).await?;
+            let target = bench.folder.join("floor-restored.bin");
+            let get = async { floor.get(bytes, &target, &[]).await.map_err(|error| failed("floor get", &error)) };
+            let (_, mut took) = timed(&servers, get).await?;
+            took.bytes = bytes;
+            bench.record(Label::plain("floor", "get by size", bytes), round, took);
+            remove(&target)?;
+            let took = get_file(bench, &client, &link, &file).await?;
+            bench.record(Label::plain("dolmen", "get by size", bytes), round, took);
+            client.remove(&link).await?;
+            bytes *= 4;
+        }
+        floor.stop().await;
     }
     client.shut_down().await;
     remove(&file)
