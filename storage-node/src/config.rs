@@ -18,6 +18,8 @@ use dolmen_proto::region::{Region, RegionError};
 use dolmen_proto::size::ByteSize;
 use serde::{Deserialize, Deserializer};
 
+use crate::bandwidth::{Period, RATE_MIN, Rates, Schedule};
+
 pub(crate) use self::edit::replace_file;
 pub use self::edit::{add_data_folder, remove_data_folder};
 pub use self::template::{DEFAULT_LISTEN, InitOptions, write_new};
@@ -202,6 +204,8 @@ pub struct NodeConfig {
     pub accepting: AcceptingMode,
     /// Bytes that transfers in flight may hold in memory together.
     pub memory: ByteSize,
+    /// How fast shards may go out and come in.
+    pub bandwidth: Schedule,
     /// Largest datagram of the data plane, in bytes; `None`: by the path.
     pub datagram_bytes: Option<u16>,
     /// Bytes that stay free on every disk.
@@ -236,6 +240,7 @@ impl NodeConfig {
             allow: Vec::new(),
             accepting: AcceptingMode::All,
             memory: MEMORY_DEFAULT,
+            bandwidth: Schedule::default(),
             datagram_bytes: None,
             disk_reserve: DISK_RESERVE_DEFAULT,
             scrub_rate: SCRUB_RATE_DEFAULT,
@@ -329,6 +334,12 @@ struct File {
     memory: Option<ByteSize>,
     datagram_bytes: Option<u16>,
     #[serde(default, deserialize_with = "optional_size")]
+    egress: Option<ByteSize>,
+    #[serde(default, deserialize_with = "optional_size")]
+    ingress: Option<ByteSize>,
+    #[serde(default)]
+    schedule: Vec<PeriodTable>,
+    #[serde(default, deserialize_with = "optional_size")]
     disk_reserve: Option<ByteSize>,
     #[serde(default, deserialize_with = "optional_size")]
     scrub_rate: Option<ByteSize>,
@@ -344,6 +355,33 @@ struct File {
 struct OperatorTable {
     key: String,
     signature: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PeriodTable {
+    from: String,
+    to: String,
+    #[serde(default, deserialize_with = "optional_size")]
+    egress: Option<ByteSize>,
+    #[serde(default, deserialize_with = "optional_size")]
+    ingress: Option<ByteSize>,
+}
+
+/// Rates that a transfer can live with.
+fn rates(egress: Option<ByteSize>, ingress: Option<ByteSize>) -> Result<Rates, String> {
+    match [egress, ingress].into_iter().flatten().find(|rate| *rate < RATE_MIN) {
+        Some(rate) => {
+            Err(format!("{rate} a second is less than {RATE_MIN}, and transfers would be given up as stalled"))
+        }
+        None => Ok(Rates { egress, ingress }),
+    }
+}
+
+impl PeriodTable {
+    fn parse(self) -> Result<Period, String> {
+        Ok(Period { from: self.from.parse()?, to: self.to.parse()?, rates: rates(self.egress, self.ingress)? })
+    }
 }
 
 #[derive(Deserialize)]
@@ -415,6 +453,9 @@ impl File {
         if config.datagram_bytes.is_some_and(|bytes| bytes < 1200) {
             return Err(invalid("datagram_bytes", "QUIC needs 1200 at least".to_owned()));
         }
+        let usual = rates(self.egress, self.ingress).map_err(|what| invalid("egress or ingress", what))?;
+        let periods = self.schedule.into_iter().map(PeriodTable::parse).collect::<Result<_, _>>();
+        config.bandwidth = Schedule { usual, periods: periods.map_err(|what| invalid("schedule", what))? };
         config.memory = self.memory.unwrap_or(MEMORY_DEFAULT);
         if config.memory < MEMORY_MIN {
             return Err(invalid("memory", format!("a node needs {MEMORY_MIN} at least")));

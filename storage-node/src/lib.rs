@@ -7,6 +7,7 @@ pub mod accounts;
 pub mod admission;
 mod announce;
 pub mod audits;
+pub mod bandwidth;
 mod claims;
 pub mod clock;
 pub mod config;

@@ -75,7 +75,7 @@ impl Node {
         let server = Arc::new(DataServer::bind(config.listen, &identity, plane.clone())?);
         let local = |source| NodeError::System { action: "read the data plane's address", source };
         let data_socket = server.local_address().map_err(local)?;
-        let handler = NodeHandler::new(half_of_memory);
+        let handler = NodeHandler::new(half_of_memory, config.bandwidth.clone());
         let (stop, stopping) = watch::channel(false);
         let serving = serve(Arc::clone(&server), handler.clone(), stopping.clone());
         // Dropped on any error below, this ends what runs so far.

@@ -17,6 +17,7 @@ use futures::future::BoxFuture;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
+use crate::bandwidth::{Bandwidth, Schedule, Way};
 use crate::config::MEMORY_MIN;
 use crate::disk::Disk;
 use crate::service::{GetPlan, PIECE_MAX_BYTES, Pending, PutInProgress, PutStart, Service, still_indexing};
@@ -70,6 +71,7 @@ struct Inner<D: Disk> {
     disk_calls: Arc<Semaphore>,
     memory: Arc<Shares>,
     proofs: Arc<Shares>,
+    bandwidth: Bandwidth,
     disk_deadline: Duration,
 }
 
@@ -83,11 +85,11 @@ impl<D: Disk> NodeHandler<D> {
     /// A handler whose transfers use at most about `memory_bytes`. Until [`NodeHandler::set_service`] every request is
     /// told that the node is still reading its disks.
     #[must_use]
-    pub fn new(memory_bytes: u64) -> Self {
-        Self::with_deadline(memory_bytes, DISK_DEADLINE)
+    pub fn new(memory_bytes: u64, schedule: Schedule) -> Self {
+        Self::with_deadline(memory_bytes, schedule, DISK_DEADLINE)
     }
 
-    fn with_deadline(memory_bytes: u64, disk_deadline: Duration) -> Self {
+    fn with_deadline(memory_bytes: u64, schedule: Schedule, disk_deadline: Duration) -> Self {
         let units = usize::try_from(memory_bytes).unwrap_or(usize::MAX) / MEMORY_UNIT_BYTES;
         let least = (PUT_MEMORY_BYTES + GET_MEMORY_BYTES) / MEMORY_UNIT_BYTES;
         let inner = Inner {
@@ -96,6 +98,7 @@ impl<D: Disk> NodeHandler<D> {
             disk_calls: Arc::new(Semaphore::new(DISK_CALLS_MAX)),
             memory: Shares::new(units.max(least)),
             proofs: Shares::new(PROOFS_MAX),
+            bandwidth: Bandwidth::new(schedule),
             disk_deadline,
         };
         Self { inner: Arc::new(inner) }
@@ -169,6 +172,9 @@ impl<D: Disk> Inner<D> {
         peer: Peer,
         mut payload: PayloadReader,
     ) -> Result<Reply, WireError> {
+        if self.bandwidth.is_behind(Way::In) {
+            return Err(busy());
+        }
         let _memory = self.reserve_memory(Sharer::of(&peer), PUT_MEMORY_BYTES).await?;
         let from = Subnet::of(peer.address.ip());
         let begun = Arc::clone(&service);
@@ -193,6 +199,8 @@ impl<D: Disk> Inner<D> {
                     return Err(WireError::new(ErrorCode::LengthMismatch, format!("the payload broke off: {error}")));
                 }
             };
+            // What is not read yet fills the peer's window, and he waits.
+            self.bandwidth.pass(Way::In, batch.iter().map(Bytes::len).sum()).await;
             let mut put = Self::returned(idle.take(), writing.take()).await?;
             if last {
                 return self
@@ -248,6 +256,9 @@ impl<D: Disk> Inner<D> {
         replier: Replier,
     ) -> Result<(), StreamError> {
         let first = async {
+            if self.bandwidth.is_behind(Way::Out) {
+                return Err(busy());
+            }
             let memory = self.reserve_memory(sharer, GET_MEMORY_BYTES).await?;
             let reader = Arc::clone(&service);
             // The first piece comes along, so that a small read waits for one thread and not for two.
@@ -270,6 +281,7 @@ impl<D: Disk> Inner<D> {
                 Some(plan) => Some(self.start_on_disk(read_next(Arc::clone(&service), plan)).await),
                 None => None,
             };
+            self.bandwidth.pass(Way::Out, ready.len()).await;
             writer.write(ready).await?;
             if let Some(reading) = reading {
                 let next = match reading {

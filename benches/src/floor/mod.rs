@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -25,7 +25,7 @@ mod stages;
 pub use receiver::run as run_receiver;
 
 use receiver::Receiver;
-use stages::{code_segment, open_segment, plain_segment_bytes, stored_shard_bytes};
+use stages::{code_segment, open_segment, open_shard, plain_segment_bytes, stored_shard_bytes};
 
 /// Segments in work at once, so that stages overlap.
 const SEGMENTS_IN_FLIGHT: usize = 3;
@@ -51,6 +51,21 @@ pub struct Floor {
     connections: Vec<Connection>,
     files: Vec<PathBuf>,
     endpoint: Endpoint,
+    spare: Arc<Spare>,
+}
+
+/// Buffers that were used and are used again: fresh memory costs a page fault every 4 KiB.
+#[derive(Debug, Default)]
+struct Spare(Mutex<Vec<Vec<u8>>>);
+
+impl Spare {
+    fn take(&self) -> Vec<u8> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    fn put(&self, buffer: Vec<u8>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+    }
 }
 
 impl Floor {
@@ -75,7 +90,7 @@ impl Floor {
             receivers.push(receiver);
             files.push(file);
         }
-        Ok(Self { shape, receivers, connections, files, endpoint })
+        Ok(Self { shape, receivers, connections, files, endpoint, spare: Arc::default() })
     }
 
     /// The processes of the receivers.
@@ -149,20 +164,31 @@ impl Floor {
                 .collect();
             let connections: Vec<(usize, Connection)> =
                 wanted.into_iter().map(|shard| (shard, self.connection(number, shard))).collect();
-            let file = file.clone();
+            let (file, spare) = (file.clone(), Arc::clone(&self.spare));
             tasks.spawn(async move {
+                let whole = connections.iter().all(|(shard, _)| *shard < shape.k);
                 let mut fetches = JoinSet::new();
                 for (shard, connection) in connections {
+                    let (file, spare) = (file.clone(), Arc::clone(&spare));
                     fetches.spawn(async move {
-                        anyhow::Ok((shard, fetch(connection, (number * stored_bytes) as u64, stored_bytes).await?))
+                        let buffer = spare.take();
+                        let bytes = fetch(connection, (number * stored_bytes) as u64, stored_bytes, buffer).await?;
+                        if !whole {
+                            return anyhow::Ok((shard, Some(bytes)));
+                        }
+                        // Nothing is missing, so nobody waits for the others.
+                        tokio::task::spawn_blocking(move || open_shard(shard, bytes, &file, offset, &spare)).await??;
+                        anyhow::Ok((shard, None))
                     });
                 }
                 let mut shards: Vec<Option<Vec<u8>>> = vec![None; shape.n];
                 while let Some(fetched) = fetches.join_next().await {
                     let (shard, bytes) = fetched??;
-                    shards[shard] = Some(bytes);
+                    shards[shard] = bytes;
                 }
-                tokio::task::spawn_blocking(move || open_segment(shape, shards, &file, offset)).await??;
+                if !whole {
+                    tokio::task::spawn_blocking(move || open_segment(shape, shards, &file, offset, &spare)).await??;
+                }
                 drop(permit);
                 anyhow::Ok(())
             });
@@ -280,13 +306,14 @@ async fn send(connection: Connection, shard: Bytes, at: u64) -> Result<()> {
     Ok(())
 }
 
-async fn fetch(connection: Connection, at: u64, bytes: usize) -> Result<Vec<u8>> {
+async fn fetch(connection: Connection, at: u64, bytes: usize, mut all: Vec<u8>) -> Result<Vec<u8>> {
     let (mut sender, mut receiver) = connection.open_bi().await?;
     sender.write_all(&[receiver::GET]).await?;
     sender.write_all(&at.to_le_bytes()).await?;
     sender.write_all(&(bytes as u64).to_le_bytes()).await?;
     sender.finish()?;
-    let mut all = Vec::with_capacity(bytes);
+    all.clear();
+    all.reserve_exact(bytes);
     while let Some(chunk) = receiver.read_chunk(usize::MAX, true).await? {
         all.extend_from_slice(&chunk.bytes);
     }

@@ -11,7 +11,7 @@ use chacha20::cipher::{KeyIvInit as _, StreamCipher as _};
 use dolmen_gf256::Coefficients;
 use reed_solomon_erasure::galois_8::ReedSolomon;
 
-use super::Shape;
+use super::{Shape, Spare};
 
 const FRAME_STORED_BYTES: usize = 16 * 1024;
 const FRAME_PLAIN_BYTES: usize = FRAME_STORED_BYTES - 16;
@@ -67,7 +67,7 @@ fn encoding(shape: Shape) -> Result<Coefficients> {
 }
 
 /// Makes the missing data shards from `k` that are there.
-fn rebuild(shape: Shape, shards: &mut [Option<Vec<u8>>]) -> Result<()> {
+fn rebuild(shape: Shape, shards: &mut [Option<Vec<u8>>], spare: &Spare) -> Result<()> {
     let present: Vec<usize> = (0..shape.n).filter(|index| shards[*index].is_some()).take(shape.k).collect();
     let missing: Vec<usize> = (0..shape.k).filter(|index| shards[*index].is_none()).collect();
     let mut rows: Vec<Option<Vec<u8>>> = vec![None; shape.n];
@@ -78,7 +78,8 @@ fn rebuild(shape: Shape, shards: &mut [Option<Vec<u8>>]) -> Result<()> {
     let coefficient = |output: usize, input: usize| rows[missing[output]].as_ref().map_or(0, |row| row[input]);
     let coefficients = Coefficients::new(shape.k, missing.len(), coefficient);
     let length = shards.iter().flatten().next().map_or(0, Vec::len);
-    let mut rebuilt = vec![vec![0; length]; missing.len()];
+    let mut rebuilt: Vec<Vec<u8>> = missing.iter().map(|_| spare.take()).collect();
+    rebuilt.iter_mut().for_each(|buffer| buffer.resize(length, 0));
     let inputs: Vec<&[u8]> = present.iter().filter_map(|index| shards[*index].as_deref()).collect();
     let mut outputs: Vec<&mut [u8]> = rebuilt.iter_mut().map(Vec::as_mut_slice).collect();
     coefficients.multiply(&inputs, &mut outputs)?;
@@ -132,15 +133,43 @@ pub(super) fn code_segment(path: &Path, offset: u64, shape: Shape) -> Result<Vec
         .collect())
 }
 
+/// Hashes a data shard, opens its frames and writes them to their place in a segment that is at `at` of the file.
+pub(super) fn open_shard(index: usize, stored: Vec<u8>, file: &File, at: u64, spare: &Spare) -> Result<()> {
+    std::hint::black_box(blake3::hash(&stored));
+    write_opened(index, &stored, file, at, spare)?;
+    spare.put(stored);
+    Ok(())
+}
+
+fn write_opened(index: usize, stored: &[u8], file: &File, at: u64, spare: &Spare) -> Result<()> {
+    let cipher = cipher()?;
+    let plain_bytes = plain_shard_bytes(stored.len());
+    let first = (index * stored.len() / FRAME_STORED_BYTES) as u64;
+    let mut plain = spare.take();
+    plain.resize(plain_bytes, 0);
+    for (frame, (stored, place)) in
+        stored.chunks_exact(FRAME_STORED_BYTES).zip(plain.chunks_exact_mut(FRAME_PLAIN_BYTES)).enumerate()
+    {
+        let (body, tag) = stored.split_at(FRAME_PLAIN_BYTES);
+        let nonce = Nonce::assume_unique_for_key(nonce(first + frame as u64));
+        cipher.open_separate_gather(nonce, Aad::empty(), body, tag, place)?;
+    }
+    file.write_all_at(&plain, at + (index * plain_bytes) as u64)?;
+    spare.put(plain);
+    Ok(())
+}
+
 /// Hashes `k` shards of a segment, unmasks and rebuilds what is missing of the data, opens all frames and writes them
 /// at `at` of the file.
-pub(super) fn open_segment(shape: Shape, mut shards: Vec<Option<Vec<u8>>>, file: &File, at: u64) -> Result<()> {
-    let mut whole = true;
+pub(super) fn open_segment(
+    shape: Shape,
+    mut shards: Vec<Option<Vec<u8>>>,
+    file: &File,
+    at: u64,
+    spare: &Spare,
+) -> Result<()> {
     for (index, shard) in shards.iter_mut().enumerate() {
-        let Some(shard) = shard else {
-            whole &= index >= shape.k;
-            continue;
-        };
+        let Some(shard) = shard else { continue };
         std::hint::black_box(blake3::hash(shard));
         if index >= shape.k {
             for (number, step) in shard.chunks_mut(STEP_BYTES).enumerate() {
@@ -148,25 +177,11 @@ pub(super) fn open_segment(shape: Shape, mut shards: Vec<Option<Vec<u8>>>, file:
             }
         }
     }
-    if !whole {
-        rebuild(shape, &mut shards)?;
+    rebuild(shape, &mut shards, spare)?;
+    for (index, stored) in shards.iter().take(shape.k).enumerate() {
+        write_opened(index, stored.as_ref().context("a data shard")?, file, at, spare)?;
     }
-    let cipher = cipher()?;
-    let mut at = at;
-    for (index, shard) in shards.into_iter().take(shape.k).enumerate() {
-        let stored = shard.context("a data shard")?;
-        let first = (index * stored.len() / FRAME_STORED_BYTES) as u64;
-        let mut plain = vec![0; plain_shard_bytes(stored.len())];
-        for (frame, (stored, place)) in
-            stored.chunks_exact(FRAME_STORED_BYTES).zip(plain.chunks_exact_mut(FRAME_PLAIN_BYTES)).enumerate()
-        {
-            let (body, tag) = stored.split_at(FRAME_PLAIN_BYTES);
-            let nonce = Nonce::assume_unique_for_key(nonce(first + frame as u64));
-            cipher.open_separate_gather(nonce, Aad::empty(), body, tag, place)?;
-        }
-        file.write_all_at(&plain, at)?;
-        at += plain.len() as u64;
-    }
+    shards.into_iter().flatten().for_each(|shard| spare.put(shard));
     Ok(())
 }
 
@@ -187,7 +202,7 @@ mod tests {
         for present in [[0, 1, 2], [4, 1, 6], [3, 4, 5]] {
             let some = (0..shape.n).map(|index| present.contains(&index).then(|| shards[index].to_vec())).collect();
             let file = File::options().create(true).write(true).truncate(true).open(&target).unwrap();
-            open_segment(shape, some, &file, 0).unwrap();
+            open_segment(shape, some, &file, 0, &Spare::default()).unwrap();
             assert!(std::fs::read(&target).unwrap() == noise, "{present:?}");
         }
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use dolmen_net::PathReport;
 use dolmen_net::driver::{Clock as _, MonotonicClock};
 use dolmen_proto::goodput::{Goodput, LineReport};
-use dolmen_proto::ids::NodeId;
+use dolmen_proto::ids::{NodeId, Timestamp};
 use tokio::sync::oneshot;
 
 /// How often what moved is looked at.
@@ -49,9 +49,11 @@ pub(crate) struct Gate {
 struct Lane {
     direction: Direction,
     paths: Paths,
-    clock: MonotonicClock,
+    clock: Clock,
     state: Mutex<State>,
 }
+
+type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 struct State {
     all: Goodput,
@@ -115,14 +117,18 @@ pub(crate) enum Turn {
 
 impl Gate {
     pub(crate) fn new(remembered: Remembered, paths: Paths) -> Self {
-        let clock = MonotonicClock::start();
+        let monotonic = MonotonicClock::start();
+        Self::with_clock(remembered, paths, &(Arc::new(move || monotonic.now()) as Clock))
+    }
+
+    fn with_clock(remembered: Remembered, paths: Paths, clock: &Clock) -> Self {
         let lane = |direction, remembered| {
             Arc::new(Lane {
                 direction,
                 paths: Arc::clone(&paths),
-                clock,
+                clock: Arc::clone(clock),
                 state: Mutex::new(State {
-                    all: Goodput::new(remembered, clock.now()),
+                    all: Goodput::new(remembered, clock()),
                     nodes: BTreeMap::new(),
                     waiting: VecDeque::new(),
                     running: Vec::new(),
@@ -166,7 +172,7 @@ impl Lane {
             state.watched = true;
             tokio::spawn(watch(Arc::downgrade(self)));
         }
-        let now = self.clock.now();
+        let now = (self.clock)();
         state.nodes.entry(node).or_insert_with(|| Node { goodput: Goodput::new(None, now), running: 0 });
         if state.has_place(node) {
             return Turn::Now(self.admit(&mut state, node, moved));
@@ -220,7 +226,7 @@ impl Lane {
     fn look(self: &Arc<Self>) -> Option<Vec<(oneshot::Sender<Place>, Place)>> {
         // Asked before the lock is taken: it looks at every connection.
         let paths = (self.paths)();
-        let now = self.clock.now();
+        let now = (self.clock)();
         let mut state = self.lock();
         if state.running.is_empty() && state.waiting.is_empty() {
             state.watched = false;
@@ -339,20 +345,25 @@ mod tests {
         NodeId::new([number; 32])
     }
 
-    fn gate() -> Gate {
-        Gate::new(Remembered::default(), Arc::new(Vec::new))
+    /// A gate whose time is `now`, in milliseconds, and that nobody looks at but the test.
+    fn gate(remembered: Remembered, now: &Arc<AtomicU64>) -> Gate {
+        let now = Arc::clone(now);
+        let clock: Clock = Arc::new(move || Timestamp::from_unix_ms(now.load(Ordering::Relaxed)));
+        let gate = Gate::with_clock(remembered, Arc::new(Vec::new), &clock);
+        gate.up.lock().watched = true;
+        gate
     }
 
     fn enter(gate: &Gate, number: u8, moved: &Arc<AtomicU64>) -> Turn {
         gate.enter(Direction::Up, node(number), Arc::clone(moved))
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn places_grow_while_more_moves_and_are_handed_on_in_order() {
-        let gate = gate();
+    #[test]
+    fn places_grow_while_more_moves_and_are_handed_on_in_order() {
+        let now = Arc::new(AtomicU64::new(1_000_000));
+        let gate = gate(Remembered::default(), &now);
         let moved = Arc::new(AtomicU64::new(0));
-        let mut places = Vec::new();
-        let mut waiting = VecDeque::new();
+        let (mut places, mut waiting) = (Vec::new(), VecDeque::new());
         for number in 0..40 {
             match enter(&gate, number, &moved) {
                 Turn::Now(place) => places.push(place),
@@ -361,9 +372,12 @@ mod tests {
         }
         assert_eq!(places.len(), TRANSFERS_AT_ONCE_LEAST as usize);
         // Each that runs moves as much, so more of them move more.
-        for _ in 0..40 {
+        for _ in 0..30 {
             moved.fetch_add(10_000, Ordering::Relaxed);
-            tokio::time::sleep(LOOK_EVERY).await;
+            now.fetch_add(100, Ordering::Relaxed);
+            for (turn, place) in gate.up.look().expect("some run") {
+                assert!(turn.send(place).is_ok(), "all wait");
+            }
             while let Some(Ok(place)) = waiting.front_mut().map(oneshot::Receiver::try_recv) {
                 places.push(place);
                 waiting.pop_front();
@@ -371,17 +385,16 @@ mod tests {
         }
         assert!(places.len() > 10, "only {} run", places.len());
         drop(places);
-        for turn in waiting {
-            let place = tokio::time::timeout(Duration::from_secs(1), turn).await.expect("in time");
-            drop(place.expect("a place"));
+        for mut turn in waiting {
+            assert!(turn.try_recv().is_ok(), "a place for everybody, one after the other");
         }
         assert!(gate.remembered().up.is_some_and(|limit| limit > 10));
         assert_eq!(gate.remembered().down, None, "nothing came down");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn one_node_does_not_hold_up_the_others() {
-        let gate = Gate::new(Remembered { up: Some(64), down: None }, Arc::new(Vec::new));
+    #[test]
+    fn one_node_does_not_hold_up_the_others() {
+        let gate = gate(Remembered { up: Some(64), down: None }, &Arc::default());
         let moved = Arc::new(AtomicU64::new(0));
         let turns: Vec<Turn> = (0..10).map(|_| enter(&gate, 1, &moved)).collect();
         let at_once = turns.iter().filter(|turn| matches!(turn, Turn::Now(_))).count();
@@ -389,14 +402,14 @@ mod tests {
         assert!(matches!(enter(&gate, 2, &moved), Turn::Now(_)));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn who_stops_waiting_takes_no_place() {
-        let gate = gate();
+    #[test]
+    fn who_stops_waiting_takes_no_place() {
+        let gate = gate(Remembered::default(), &Arc::default());
         let moved = Arc::new(AtomicU64::new(0));
         let running: Vec<Turn> = (0..2).map(|number| enter(&gate, number, &moved)).collect();
         drop(enter(&gate, 5, &moved));
-        let Turn::Later(last) = enter(&gate, 6, &moved) else { panic!("there was a place") };
+        let Turn::Later(mut last) = enter(&gate, 6, &moved) else { panic!("there was a place") };
         drop(running);
-        assert!(last.await.is_ok());
+        assert!(last.try_recv().is_ok());
     }
 }

@@ -131,7 +131,7 @@ impl Bench {
         let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
         let server = DataServer::bind(address, &identity, plane).expect("a server");
         let address = server.local_address().expect("an address");
-        let handler = NodeHandler::with_deadline(memory_bytes, deadline);
+        let handler = NodeHandler::with_deadline(memory_bytes, Schedule::default(), deadline);
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = handler.clone();
         tokio::spawn(async move {
