@@ -10,6 +10,8 @@
 
 #[path = "vectors_documents/broken.rs"]
 mod broken;
+#[path = "vectors_documents/lineage.rs"]
+mod lineage;
 #[path = "vectors_documents/readers.rs"]
 mod readers;
 #[path = "vectors_documents/standing.rs"]

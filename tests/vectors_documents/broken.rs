@@ -25,6 +25,7 @@ pub(crate) fn cases() -> Cases {
     trees(&mut cases);
     cases.extend(crate::vaults::broken());
     cases.extend(crate::stewards::broken());
+    cases.extend(crate::lineage::broken());
     cases.extend(crate::standing::broken());
     cases
 }

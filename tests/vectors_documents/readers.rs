@@ -49,6 +49,7 @@ pub(crate) fn read(case: &Value) -> Result<Value, String> {
         ),
         "steward head" => stewards::head(case),
         "overlay head" => stewards::overlay_head_of(case),
+        "lineage of a read head" => crate::lineage::read(case),
         "stewards of a read head" => stewards::stewards_of_read_head(case),
         "grant blob" => stewards::grant_blob(case),
         "overlay blob" => stewards::overlay_blob(case),

@@ -213,6 +213,7 @@ pub(crate) fn cases() -> Cases {
     add("tree_split", split());
     cases.extend(crate::vaults::valid());
     cases.extend(crate::stewards::valid());
+    cases.extend(crate::lineage::valid());
     cases.extend(crate::standing::valid());
     cases
 }
