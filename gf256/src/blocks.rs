@@ -9,7 +9,6 @@ use core::ops::Range;
 pub(crate) const VECTOR_MAX_BYTES: usize = 64;
 
 /// Bytes of every slice in one block; a multiple of any kernel's step.
-#[allow(dead_code)]
 pub(crate) const BLOCK_BYTES: usize = 4 * 1024;
 
 /// Bytes of a cache line.
@@ -26,7 +25,6 @@ pub(crate) fn groups(outputs: usize, group_max: usize) -> impl Iterator<Item = R
 
 /// The loops of a kernel around its `Vector`, `Operand`, `Table`, `VECTOR_BYTES`, `GROUP_MAX`, `zero`, `load`, `store`,
 /// `operand`, `accumulate` and `prefetch`, compiled for its instructions.
-#[allow(unused_macros)]
 macro_rules! kernel_loops {
     ($features:literal) => {
         /// Overwrites `outputs` with the product.
@@ -136,5 +134,4 @@ macro_rules! kernel_loops {
     };
 }
 
-#[allow(unused_imports)]
 pub(crate) use kernel_loops;

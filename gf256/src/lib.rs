@@ -7,6 +7,11 @@
 //! The only unsafe code of Dolmen is in this crate's kernels: loads and stores inside of slices whose lengths
 //! [`Coefficients::multiply`] has checked, with instructions whose presence [`Kernel::is_available`] has checked.
 #![deny(unsafe_op_in_unsafe_fn)]
+// A processor without kernels of its own uses none of what they share.
+#![cfg_attr(
+    not(any(target_arch = "x86_64", target_arch = "aarch64")),
+    allow(dead_code, unused_imports, unused_macros, unused_unsafe, unused_variables)
+)]
 
 mod blocks;
 mod kernel;
