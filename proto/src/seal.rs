@@ -3,7 +3,7 @@
 //! Decides what key a chunk has, what its id is and how its frames are sealed and opened. Knows no segment, no
 //! position and no file: equal bytes of one dataset are equal sealed chunks wherever they stand. The cipher is
 //! ChaCha20-Poly1305 (RFC 8439) by aws-lc-rs, which seals to the same bytes as the crate chacha20poly1305 in less time:
-//! docs/decisions/0012-kernels-and-ciphers.md.
+//! docs/decisions/0014-kernels-and-ciphers.md.
 
 use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 

@@ -8,14 +8,15 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dolmen_benches::record::Circumstances;
 use dolmen_benches::shaper::process::ShaperProcess;
 use dolmen_benches::shaper::{Both, Link, ShaperOptions};
+use dolmen_benches::usage::Usage;
 use dolmen_proto::limits::{KIB, MIB};
 
-use super::{Label, Workbench, failed, reads, source, throughput};
+use super::{Label, Timed, Workbench, failed, reads, source, throughput};
 use crate::failure::Failure;
 use crate::node_process::{LocalNetwork, this_program};
 
@@ -97,13 +98,23 @@ async fn each_line(bench: &mut Workbench<'_>, shaped: &mut Shaped) -> Result<(),
                 Label { circumstances: line.circumstances(), ..Label::plain("dolmen", "put over a line", bytes) };
             let link = throughput::put(bench, &client, &path, label, round).await?;
             client.shut_down().await;
-            // Another client, so that nothing is warm.
+            let original = open(&path)?;
+            // Another client, so that nothing is warm: how many round trips the first byte takes.
+            let client = bench.new_client().await?;
+            client.nodes(bench.network.count()).await?;
+            let started = Instant::now();
+            reads::first_read(bench, &client, &link, &original, 64 * KIB).await?;
+            let seconds = started.elapsed().as_secs_f64();
+            client.shut_down().await;
+            let latencies_ms = vec![seconds * 1000.0];
+            let took = Timed { seconds, usage: Usage::default(), bytes: 64 * KIB, latencies_ms };
+            let label = Label::plain("dolmen", "first read over a line, known network", 64 * KIB);
+            bench.record(Label { circumstances: line.circumstances(), ..label }, round, took);
             let client = bench.new_client().await?;
             let took = throughput::get_file(bench, &client, &link, &path).await?;
             let label =
                 Label { circumstances: line.circumstances(), ..Label::plain("dolmen", "get over a line", bytes) };
             bench.record(label, round, took);
-            let original = open(&path)?;
             let snapshot = client.snapshot(&link).await?;
             let took = reads::random_reads(bench, &snapshot, &original, (64 * KIB, 16), 1).await?;
             let label = Label::plain("dolmen", "range over a line", 64 * KIB);

@@ -122,7 +122,7 @@ async fn cold(bench: &mut Workbench<'_>, link: &str, original: &Arc<File>, round
     Ok(())
 }
 
-async fn first_read(
+pub(super) async fn first_read(
     bench: &Workbench<'_>,
     client: &Client,
     link: &str,
