@@ -121,7 +121,6 @@ async fn each_line(bench: &mut Workbench<'_>, shaped: &mut Shaped) -> Result<(),
             bench.record(Label { circumstances: line.circumstances(), ..label }, round, took);
             // What follows is not part of the measurement.
             shaped.shaper.set_link(Both::default()).map_err(|error| failed("setting a line", &error.into()))?;
-            client.remove(&link).await?;
             client.shut_down().await;
         }
         std::fs::remove_file(&path).map_err(|error| Failure::local("could not remove the source", &error))?;

@@ -50,9 +50,11 @@ pub async fn run(context: &Context, arguments: &Bench) -> Result<Exit, Failure> 
         () = interrupted() => Err(Failure::interrupted()),
     };
     bench.network.stop().await;
-    outcome?;
-    report::print(context.terminal(), arguments, &bench.setting, &bench.runs)?;
-    Ok(Exit::Ok)
+    // What was measured before something failed is worth as much.
+    if outcome.is_ok() || !bench.runs.is_empty() {
+        report::print(context.terminal(), arguments, &bench.setting, &bench.runs)?;
+    }
+    outcome.map(|()| Exit::Ok)
 }
 
 /// Runs the other end of the floor until its standard input ends.
