@@ -59,12 +59,39 @@ pub struct Floor {
 struct Spare(Mutex<Vec<Vec<u8>>>);
 
 impl Spare {
-    fn take(&self) -> Vec<u8> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    /// A buffer of so many bytes, with whatever is in it; one that had about as many before, where there is one.
+    fn take(&self, bytes: usize) -> Vec<u8> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let fits = |buffer: &Vec<u8>| (bytes..=bytes * 2).contains(&buffer.capacity());
+        let mut buffer = kept.iter().rposition(fits).map(|place| kept.swap_remove(place)).unwrap_or_default();
+        buffer.resize(bytes, 0);
+        buffer
     }
 
     fn put(&self, buffer: Vec<u8>) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+    }
+
+    /// Bytes that come back here when the last slice of them is dropped.
+    fn lend(self: &Arc<Self>, buffer: Vec<u8>) -> Bytes {
+        Bytes::from_owner(Lent { buffer, spare: Arc::clone(self) })
+    }
+}
+
+struct Lent {
+    buffer: Vec<u8>,
+    spare: Arc<Spare>,
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.buffer
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.spare.put(std::mem::take(&mut self.buffer));
     }
 }
 
@@ -109,11 +136,12 @@ impl Floor {
         self.connections[(segment * self.shape.n + shard) % self.connections.len()].clone()
     }
 
-    /// Stores `source` without storing: how long all its bytes take to be coded, moved, hashed and written.
+    /// Stores `source` without storing: how long all its bytes take to be coded, moved, hashed and written; `synced`: and to be
+    /// on the disks.
     ///
     /// # Errors
     /// Whatever sockets or files answer.
-    pub async fn put(&self, source: &Path) -> Result<Duration> {
+    pub async fn put(&self, source: &Path, synced: bool) -> Result<Duration> {
         let started = Instant::now();
         let length = source.metadata()?.len();
         let shape = self.shape;
@@ -123,12 +151,15 @@ impl Floor {
             let permit = permits.clone().acquire_owned().await?;
             let path = source.to_path_buf();
             let connections: Vec<Connection> = (0..shape.n).map(|shard| self.connection(number, shard)).collect();
+            let call = if synced { receiver::PUT_SYNCED } else { receiver::PUT };
+            let spare = Arc::clone(&self.spare);
             tasks.spawn(async move {
-                let shards = tokio::task::spawn_blocking(move || code_segment(&path, offset, shape)).await??;
+                let coding = tokio::task::spawn_blocking(move || code_segment(&path, offset, shape, &spare));
+                let shards = coding.await??;
                 let mut sends = JoinSet::new();
                 let at = (number * stored_shard_bytes(shape.k)) as u64;
                 for (connection, shard) in connections.into_iter().zip(shards) {
-                    sends.spawn(send(connection, shard, at));
+                    sends.spawn(send(connection, call, shard, at));
                 }
                 while let Some(sent) = sends.join_next().await {
                     sent??;
@@ -171,7 +202,7 @@ impl Floor {
                 for (shard, connection) in connections {
                     let (file, spare) = (file.clone(), Arc::clone(&spare));
                     fetches.spawn(async move {
-                        let buffer = spare.take();
+                        let buffer = spare.take(stored_bytes);
                         let bytes = fetch(connection, (number * stored_bytes) as u64, stored_bytes, buffer).await?;
                         if !whole {
                             return anyhow::Ok((shard, Some(bytes)));
@@ -296,9 +327,9 @@ impl Floor {
     }
 }
 
-async fn send(connection: Connection, shard: Bytes, at: u64) -> Result<()> {
+async fn send(connection: Connection, call: u8, shard: Bytes, at: u64) -> Result<()> {
     let (mut sender, mut receiver) = connection.open_bi().await?;
-    sender.write_all(&[receiver::PUT]).await?;
+    sender.write_all(&[call]).await?;
     sender.write_all(&at.to_le_bytes()).await?;
     sender.write_chunk(shard).await?;
     sender.finish()?;

@@ -21,14 +21,18 @@ use super::quic;
 
 /// Puts what follows at an offset of the file.
 pub(super) const PUT: u8 = b'P';
+/// The same, answered when it is on the disk.
+pub(super) const PUT_SYNCED: u8 = b'S';
 /// Asks for a range of the file.
 pub(super) const GET: u8 = b'G';
 /// Asks for that many bytes out of memory.
 pub(super) const MEMORY: u8 = b'M';
 /// Throws away what follows.
 pub(super) const DISCARD: u8 = b'R';
-/// Read, hashed and written at a time.
+/// Hashed and written at a time.
 const PIECE_BYTES: usize = 256 * 1024;
+/// Read and sent at a time: small enough for the allocator to use its memory again.
+const SENT_BYTES: usize = 64 * 1024;
 
 /// What a receiver says of itself on its standard output, one line of JSON.
 #[derive(Debug, Serialize, Deserialize)]
@@ -86,7 +90,7 @@ async fn serve(mut sender: quinn::SendStream, mut receiver: quinn::RecvStream, f
     let (mut call, mut number) = ([0], [0; 8]);
     receiver.read_exact(&mut call).await?;
     match call[0] {
-        PUT => {
+        PUT | PUT_SYNCED => {
             receiver.read_exact(&mut number).await?;
             let mut at = u64::from_le_bytes(number);
             let mut hasher = blake3::Hasher::new();
@@ -108,6 +112,9 @@ async fn serve(mut sender: quinn::SendStream, mut receiver: quinn::RecvStream, f
                 }
             }
             std::hint::black_box(hasher.finalize());
+            if call[0] == PUT_SYNCED {
+                tokio::task::spawn_blocking(move || file.sync_data()).await??;
+            }
             sender.write_all(b"ok").await?;
         }
         GET => {
@@ -116,7 +123,7 @@ async fn serve(mut sender: quinn::SendStream, mut receiver: quinn::RecvStream, f
             receiver.read_exact(&mut number).await?;
             let mut left = usize::try_from(u64::from_le_bytes(number))?;
             while left > 0 {
-                let mut piece = vec![0; left.min(PIECE_BYTES)];
+                let mut piece = vec![0; left.min(SENT_BYTES)];
                 file.read_exact_at(&mut piece, at)?;
                 at += piece.len() as u64;
                 left -= piece.len();

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
@@ -78,8 +79,7 @@ fn rebuild(shape: Shape, shards: &mut [Option<Vec<u8>>], spare: &Spare) -> Resul
     let coefficient = |output: usize, input: usize| rows[missing[output]].as_ref().map_or(0, |row| row[input]);
     let coefficients = Coefficients::new(shape.k, missing.len(), coefficient);
     let length = shards.iter().flatten().next().map_or(0, Vec::len);
-    let mut rebuilt: Vec<Vec<u8>> = missing.iter().map(|_| spare.take()).collect();
-    rebuilt.iter_mut().for_each(|buffer| buffer.resize(length, 0));
+    let mut rebuilt: Vec<Vec<u8>> = missing.iter().map(|_| spare.take(length)).collect();
     let inputs: Vec<&[u8]> = present.iter().filter_map(|index| shards[*index].as_deref()).collect();
     let mut outputs: Vec<&mut [u8]> = rebuilt.iter_mut().map(Vec::as_mut_slice).collect();
     coefficients.multiply(&inputs, &mut outputs)?;
@@ -90,15 +90,16 @@ fn rebuild(shape: Shape, shards: &mut [Option<Vec<u8>>], spare: &Spare) -> Resul
 }
 
 /// Reads, hashes (for the chunk keys), seals, codes, masks and hashes one segment.
-pub(super) fn code_segment(path: &Path, offset: u64, shape: Shape) -> Result<Vec<Bytes>> {
+pub(super) fn code_segment(path: &Path, offset: u64, shape: Shape, spare: &Arc<Spare>) -> Result<Vec<Bytes>> {
     let shard_bytes = stored_shard_bytes(shape.k);
-    let mut plain = vec![0; plain_segment_bytes(shape.k)];
+    let mut plain = spare.take(plain_segment_bytes(shape.k));
     let file = File::open(path)?;
     let length = file.metadata()?.len();
     let there = usize::try_from((length - offset).min(plain.len() as u64))?;
     file.read_exact_at(&mut plain[..there], offset)?;
+    plain[there..].fill(0);
     let cipher = cipher()?;
-    let mut data = vec![0; shape.k * shard_bytes];
+    let mut data = spare.take(shape.k * shard_bytes);
     let frames = data.chunks_exact_mut(FRAME_STORED_BYTES).zip(plain.chunks(FRAME_PLAIN_BYTES)).enumerate();
     for piece in plain.chunks(1 << 20) {
         std::hint::black_box(blake3::keyed_hash(&[5; 32], piece));
@@ -108,9 +109,9 @@ pub(super) fn code_segment(path: &Path, offset: u64, shape: Shape) -> Result<Vec
         let nonce = Nonce::assume_unique_for_key(nonce(frame as u64));
         cipher.seal_out_of_place_scatter(nonce, Aad::empty(), plain, body, &[], tag)?;
     }
-    drop(plain);
+    spare.put(plain);
     let parity_count = shape.n - shape.k;
-    let mut parity = vec![0; parity_count * shard_bytes];
+    let mut parity = spare.take(parity_count * shard_bytes);
     let inputs: Vec<&[u8]> = data.chunks_exact(shard_bytes).collect();
     let mut outputs: Vec<&mut [u8]> = parity.chunks_exact_mut(shard_bytes).collect();
     encoding(shape)?.multiply(&inputs, &mut outputs)?;
@@ -125,7 +126,7 @@ pub(super) fn code_segment(path: &Path, offset: u64, shape: Shape) -> Result<Vec
         }
         std::hint::black_box(hasher.finalize());
     }
-    let (data, parity) = (Bytes::from(data), Bytes::from(parity));
+    let (data, parity) = (spare.lend(data), spare.lend(parity));
     let slices = |bytes: &Bytes, index: usize| bytes.slice(index * shard_bytes..(index + 1) * shard_bytes);
     Ok((0..shape.k)
         .map(|index| slices(&data, index))
@@ -145,8 +146,7 @@ fn write_opened(index: usize, stored: &[u8], file: &File, at: u64, spare: &Spare
     let cipher = cipher()?;
     let plain_bytes = plain_shard_bytes(stored.len());
     let first = (index * stored.len() / FRAME_STORED_BYTES) as u64;
-    let mut plain = spare.take();
-    plain.resize(plain_bytes, 0);
+    let mut plain = spare.take(plain_bytes);
     for (frame, (stored, place)) in
         stored.chunks_exact(FRAME_STORED_BYTES).zip(plain.chunks_exact_mut(FRAME_PLAIN_BYTES)).enumerate()
     {
@@ -198,7 +198,7 @@ mod tests {
         let mut noise = vec![0; plain_segment_bytes(shape.k)];
         blake3::Hasher::new().finalize_xof().fill(&mut noise);
         File::create(&source).unwrap().write_all(&noise).unwrap();
-        let shards = code_segment(&source, 0, shape).unwrap();
+        let shards = code_segment(&source, 0, shape, &Arc::default()).unwrap();
         for present in [[0, 1, 2], [4, 1, 6], [3, 4, 5]] {
             let some = (0..shape.n).map(|index| present.contains(&index).then(|| shards[index].to_vec())).collect();
             let file = File::options().create(true).write(true).truncate(true).open(&target).unwrap();

@@ -26,7 +26,7 @@ pub(super) async fn measure(bench: &mut Workbench<'_>) -> Result<(), Failure> {
     let link = throughput::put(bench, &client, &path, Label::plain("dolmen", "put", bytes), 0).await?;
     client.shut_down().await;
     let floor = bench.new_floor().await?;
-    floor.put(&path).await.map_err(|error| failed("floor put", &error))?;
+    floor.put(&path, false).await.map_err(|error| failed("floor put", &error))?;
     let nodes = bench.network.count();
     let mut dead = Vec::new();
     for percent in DEAD_PERCENT {

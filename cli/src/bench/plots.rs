@@ -41,10 +41,11 @@ fn spread(runs: &[Run], of: impl Fn(&Run) -> f64, which: impl Fn(&Run) -> bool) 
 }
 
 /// What stands beside the bars of the large file: subject, operation, name.
-const LARGE_FILE: [(&str, &str, &str); 6] = [
+const LARGE_FILE: [(&str, &str, &str); 7] = [
     ("tcp", "put", "TCP, no storage"),
     ("raw quinn", "put", "quinn, no storage"),
     ("floor", "put", "floor put"),
+    ("floor", "put, synced", "floor put, synced"),
     ("dolmen", "put", "dolmen put"),
     ("floor", "get", "floor get"),
     ("dolmen", "get", "dolmen get"),

@@ -78,6 +78,7 @@ fn headline(runs: &[Run]) -> Map<String, Value> {
         ("raw", median_mib_s(runs, "raw quinn", "put")),
         ("tcp", median_mib_s(runs, "tcp", "put")),
         ("floor_put", median_mib_s(runs, "floor", "put")),
+        ("floor_put_synced", median_mib_s(runs, "floor", "put, synced")),
         ("floor_get", median_mib_s(runs, "floor", "get")),
         ("put", median_mib_s(runs, "dolmen", "put")),
         ("get", median_mib_s(runs, "dolmen", "get")),
@@ -89,6 +90,7 @@ fn headline(runs: &[Run]) -> Map<String, Value> {
     for (over, what, below) in [
         ("get_over_floor", "get", "floor_get"),
         ("put_over_floor", "put", "floor_put"),
+        ("put_over_synced_floor", "put", "floor_put_synced"),
         ("get_over_raw", "get", "raw"),
         ("put_over_raw", "put", "raw"),
         ("raw_over_tcp", "raw", "tcp"),
@@ -171,7 +173,10 @@ pub(super) fn print(terminal: Terminal, arguments: &Bench, setting: &Setting, ru
     let mut object = headline(runs);
     let ratio = |name: &str| object.get(name).and_then(Value::as_f64);
     if let (Some(get), Some(put)) = (ratio("get_over_floor"), ratio("put_over_floor")) {
-        terminal.result(&format!("get {get:.2} of its floor, put {put:.2} of its floor"));
+        let synced = ratio("put_over_synced_floor").unwrap_or(f64::NAN);
+        terminal.result(&format!(
+            "get {get:.2} of its floor; put {put:.2} of its floor, which syncs nothing, and {synced:.2} of one that syncs as nodes do"
+        ));
     }
     object.insert("setting".to_owned(), json!(setting));
     object.insert("size_bytes".to_owned(), json!(arguments.size.bytes()));

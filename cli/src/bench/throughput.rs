@@ -22,10 +22,12 @@ pub(super) async fn measure(bench: &mut Workbench<'_>) -> Result<(), Failure> {
         let floor = bench.new_floor().await?;
         transport(bench, &floor, round).await?;
         let servers = floor.pids();
-        let (_, mut took) =
-            timed(&servers, async { floor.put(&file).await.map_err(|e| failed("floor put", &e)) }).await?;
-        took.bytes = bytes;
-        bench.record(Label::plain("floor", "put", bytes), round, took);
+        for (operation, synced) in [("put, synced", true), ("put", false)] {
+            let store = async { floor.put(&file, synced).await.map_err(|error| failed("floor put", &error)) };
+            let (_, mut took) = timed(&servers, store).await?;
+            took.bytes = bytes;
+            bench.record(Label::plain("floor", operation, bytes), round, took);
+        }
         let link = put(bench, &client, &file, Label::plain("dolmen", "put", bytes), round).await?;
         let target = bench.folder.join("floor-restored.bin");
         let get = async { floor.get(bytes, &target, &[]).await.map_err(|error| failed("floor get", &error)) };
@@ -56,7 +58,7 @@ pub(super) async fn sizes(bench: &mut Workbench<'_>) -> Result<(), Failure> {
         let mut bytes = SMALLEST_BYTES;
         while bytes <= most {
             source::write_noise(&file, bytes, round)?;
-            let store = async { floor.put(&file).await.map_err(|error| failed("floor put", &error)) };
+            let store = async { floor.put(&file, false).await.map_err(|error| failed("floor put", &error)) };
             let (_, mut took) = timed(&servers, store).await?;
             took.bytes = bytes;
             bench.record(Label::plain("floor", "put by size", bytes), round, took);
