@@ -140,6 +140,28 @@ fn an_owner_a_second_machine_and_a_guest() {
     let seen = guest.says(&["ls", &old_link]);
     assert!(seen.iter().all(|entry| entry["path"] != "later"), "{seen:?}");
     assert!(owner.says(&["ls", "lab/scans"]).iter().any(|entry| entry["path"] == "later"));
+
+    // Standard input as one file; then the whole dataset goes, and what it took can be freed.
+    fs::write(at("dump"), b"a dump").expect("written");
+    let from_input = |arguments: &[&str]| {
+        let mut command = owner.command(arguments);
+        command.stdin(fs::File::open(at("dump")).expect("a file"));
+        run(&mut command)
+    };
+    let _ = from_input(&["put", "-", "--to", "lab/scans:dumps/today"]).expect(0);
+    assert_eq!(run(&mut owner.command(&["cat", "lab/scans:dumps/today"])).expect(0).output, b"a dump");
+    let _ = from_input(&["put", "-", "--to", "lab/scans"]).expect(2);
+    let _ = from_input(&["put", "-"]).expect(2);
+    owner.fails(&["ls", &format!("@{}", text(&at("no such link")))], 3);
+    owner.fails(&["check", text(&at("no such folder")), &root], 3);
+    let _ = run(&mut owner.command(&["gc", "lab/scans", "--removed"])).expect(2);
+    let _ = owner.says(&["rm", "lab/scans", "--all"]);
+    assert_eq!(last(&owner.says(&["ls"]))["summary"]["datasets"], 0);
+    owner.fails(&["gc", "lab/scans"], 3);
+    let freed = owner.says(&["gc", "--removed"]);
+    assert_eq!(freed[0]["dataset"], "lab/scans");
+    assert_eq!(last(&freed)["summary"]["datasets"], 1);
+    assert!(freed[0]["leaving_segments"].as_u64() > Some(0), "{freed:?}");
     assert!(!network.logs().contains("panicked"), "{}", network.logs());
     network.stop();
 }
