@@ -415,3 +415,27 @@ pub fn now() -> Timestamp {
     let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_unix_ms(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shown_of_an_entry_is_one_line_and_drives_no_terminal() {
+        let entry = ListedEntry {
+            path: "new\nline \u{1b}[31m and \u{9b}more".to_owned(),
+            kind: EntryKind::Symlink,
+            size: 7,
+            mode: 0o777,
+            mtime: "2026-11-22T11:40:28.214042585Z".to_owned(),
+            target: Some("a\tb".to_owned()),
+        };
+        for long in [false, true] {
+            let shown = listed(&entry, long);
+            assert!(shown.lines().count() == 1 && !shown.contains(char::is_control), "{shown:?}");
+        }
+        assert!(listed(&entry, true).contains("2026-11-2"), "a time for people");
+        let before_all = ListedEntry { mtime: "-000001-01-01T00:00:00Z".to_owned(), ..entry };
+        assert!(listed(&before_all, true).contains("-000001-01-01"));
+    }
+}

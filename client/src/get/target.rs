@@ -99,6 +99,12 @@ impl Target {
     /// `Local` when it cannot be made or written.
     pub(crate) fn open(path: &Path, overwrite: bool) -> Result<Self, ClientError> {
         let failed = |error: io::Error| ClientError::local("write to", path, &error);
+        if path.exists() && !path.is_dir() {
+            let (what, why) =
+                (format!("could not write to {}", path.display()), "it is a file, and a folder is wanted");
+            let advice = "name a folder, which is made where it is not there";
+            return Err(ClientError::new(ErrorKind::Local, what, why, advice));
+        }
         std::fs::create_dir_all(path).map_err(failed)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = openat(CWD, path, flags, Mode::empty()).map_err(|error| failed(error.into()))?;
