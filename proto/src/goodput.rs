@@ -32,6 +32,8 @@ const LOSS_MAX: f64 = 0.03;
 const PACKETS_LEAST: u64 = 100;
 /// Packets that wait on the way for longer than this wait in a queue that we fill.
 const QUEUEING_MAX: Duration = Duration::from_millis(40);
+/// A few less are when they bring at least this many times as much.
+const FEWER_GAIN: f64 = 0.97;
 /// Epochs after giving way in which nothing is tried.
 const EPOCHS_OF_REST: u32 = 4;
 
@@ -54,7 +56,8 @@ enum Phase {
     Doubling { before: Option<f64> },
     /// Staying; for so many more epochs.
     Steady { epochs: u32 },
-    /// A few more, to see whether they help: what there was before, and the number to go back to.
+    /// A few more, to see whether they help, or a few less, to see whether they were missed: what there was before, and the
+    /// number to go back to.
     Probing { before: f64, back: u32 },
 }
 
@@ -62,6 +65,8 @@ enum Phase {
 #[derive(Debug, Clone)]
 pub struct Goodput {
     limit: u32,
+    /// The next probe is of fewer: with probes of more alone, noise would raise the number without end.
+    fewer_next: bool,
     phase: Phase,
     best: f64,
     began: Timestamp,
@@ -81,6 +86,7 @@ impl Goodput {
         let limit = remembered.map_or(TRANSFERS_AT_ONCE_LEAST, |limit| limit / 2);
         Self {
             limit: limit.clamp(TRANSFERS_AT_ONCE_LEAST, TRANSFERS_AT_ONCE_MAX),
+            fewer_next: false,
             phase: Phase::Doubling { before: None },
             best: 0.0,
             began: now,
@@ -173,17 +179,21 @@ impl Goodput {
                 self.phase = Phase::Doubling { before: Some(rate) };
                 self.limit = (self.limit * 2).min(TRANSFERS_AT_ONCE_MAX);
             }
-            Phase::Steady { epochs: 0 } if self.limit < TRANSFERS_AT_ONCE_MAX => {
+            Phase::Steady { epochs: 0 } => {
                 self.best = rate;
                 self.phase = Phase::Probing { before: rate, back: self.limit };
-                self.limit = (self.limit + self.limit.div_ceil(4)).min(TRANSFERS_AT_ONCE_MAX);
+                let step = self.limit.div_ceil(4);
+                self.limit = if self.fewer_next { self.limit - step } else { self.limit + step }
+                    .clamp(TRANSFERS_AT_ONCE_LEAST, TRANSFERS_AT_ONCE_MAX);
+                self.fewer_next = !self.fewer_next;
             }
             Phase::Steady { epochs } => {
                 self.best = self.best.max(rate);
                 self.phase = Phase::Steady { epochs: epochs.saturating_sub(1) };
             }
             Phase::Probing { before, back } => {
-                if rate < before * PROBE_GAIN {
+                let gain = if self.limit > back { PROBE_GAIN } else { FEWER_GAIN };
+                if rate < before * gain {
                     self.limit = back;
                 }
                 self.phase = Phase::Steady { epochs: EPOCHS_BETWEEN_PROBES };
@@ -291,6 +301,20 @@ mod tests {
         let filled = again.iter().position(|limit| line.share(*limit) > 0.9).expect("filled");
         assert!(filled < 10, "after {filled} tenths of a second");
         assert_eq!(Goodput::new(Some(u32::MAX), Timestamp::default()).limit(), TRANSFERS_AT_ONCE_MAX);
+    }
+
+    #[test]
+    fn more_than_a_line_needs_is_given_back() {
+        // Half as many bring as much: the line's rate is the bound, and nothing waits or is lost.
+        let at = |tick: u64| Timestamp::from_unix_ms(1_000_000 + tick * 250);
+        let mut goodput = Goodput::new(Some(128), at(0));
+        for tick in 1..2000 {
+            // As much as sixteen can move, give or take a tenth.
+            goodput.moved(u64::from(goodput.limit().min(16)) * (95 + tick * 7 % 10) * 1000);
+            goodput.waits();
+            goodput.advance(at(tick));
+        }
+        assert!(goodput.limit() <= 32, "{}", goodput.limit());
     }
 
     #[test]

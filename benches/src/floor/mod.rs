@@ -52,6 +52,9 @@ pub struct Floor {
     files: Vec<PathBuf>,
     endpoint: Endpoint,
     spare: Arc<Spare>,
+    /// Where the last put begins in every file, and where it ends: each goes to new places, since pages that are in memory already
+    /// are written several times as fast.
+    written: Mutex<std::ops::Range<u64>>,
 }
 
 /// Buffers that were used and are used again: fresh memory costs a page fault every 4 KiB.
@@ -117,7 +120,7 @@ impl Floor {
             receivers.push(receiver);
             files.push(file);
         }
-        Ok(Self { shape, receivers, connections, files, endpoint, spare: Arc::default() })
+        Ok(Self { shape, receivers, connections, files, endpoint, spare: Arc::default(), written: Mutex::default() })
     }
 
     /// The processes of the receivers.
@@ -145,6 +148,12 @@ impl Floor {
         let started = Instant::now();
         let length = source.metadata()?.len();
         let shape = self.shape;
+        let base = {
+            let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+            let segments = length.div_ceil(plain_segment_bytes(shape.k) as u64);
+            *written = written.end..written.end + segments * stored_shard_bytes(shape.k) as u64;
+            written.start
+        };
         let permits = Arc::new(Semaphore::new(SEGMENTS_IN_FLIGHT));
         let mut tasks = JoinSet::new();
         for (number, offset) in (0..length).step_by(plain_segment_bytes(shape.k)).enumerate() {
@@ -157,7 +166,7 @@ impl Floor {
                 let coding = tokio::task::spawn_blocking(move || code_segment(&path, offset, shape, &spare));
                 let shards = coding.await??;
                 let mut sends = JoinSet::new();
-                let at = (number * stored_shard_bytes(shape.k)) as u64;
+                let at = base + (number * stored_shard_bytes(shape.k)) as u64;
                 for (connection, shard) in connections.into_iter().zip(shards) {
                     sends.spawn(send(connection, call, shard, at));
                 }
@@ -185,6 +194,7 @@ impl Floor {
         let shape = self.shape;
         let file = Arc::new(File::create(target)?);
         let stored_bytes = stored_shard_bytes(shape.k);
+        let base = self.written.lock().unwrap_or_else(PoisonError::into_inner).start;
         let permits = Arc::new(Semaphore::new(SEGMENTS_IN_FLIGHT));
         let mut tasks = JoinSet::new();
         for (number, offset) in (0..length).step_by(plain_segment_bytes(shape.k)).enumerate() {
@@ -203,7 +213,8 @@ impl Floor {
                     let (file, spare) = (file.clone(), Arc::clone(&spare));
                     fetches.spawn(async move {
                         let buffer = spare.take(stored_bytes);
-                        let bytes = fetch(connection, (number * stored_bytes) as u64, stored_bytes, buffer).await?;
+                        let at = base + (number * stored_bytes) as u64;
+                        let bytes = fetch(connection, at, stored_bytes, buffer).await?;
                         if !whole {
                             return anyhow::Ok((shard, Some(bytes)));
                         }
