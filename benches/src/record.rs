@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn rows_are_appended_below_one_header() {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().expect("works here");
         let path = folder.path().join("results.csv");
         let setting = Setting::new("2026-11-22T00:00:00Z".to_owned(), "0.1.0", 7, 16, 24);
         let run = Run {
@@ -276,12 +276,12 @@ mod tests {
             verified: true,
             circumstances: Circumstances::plain(65_000),
         };
-        append_csv(&path, &setting, std::slice::from_ref(&run)).unwrap();
-        append_csv(&path, &setting, &[run]).unwrap();
-        let mut reader = csv::Reader::from_path(&path).unwrap();
-        let headers = reader.headers().unwrap().clone();
-        let rows: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
-        let column = headers.iter().position(|name| name == "mib_s").unwrap();
+        append_csv(&path, &setting, std::slice::from_ref(&run)).expect("works here");
+        append_csv(&path, &setting, &[run]).expect("works here");
+        let mut reader = csv::Reader::from_path(&path).expect("works here");
+        let headers = reader.headers().expect("works here").clone();
+        let rows: Vec<csv::StringRecord> = reader.records().map(|row| row.expect("a row")).collect();
+        let column = headers.iter().position(|name| name == "mib_s").expect("works here");
         assert_eq!(rows.len(), 2);
         assert!(rows.iter().all(|row| row[column].parse::<f64>() == Ok(512.0)), "{rows:?}");
     }

@@ -193,17 +193,17 @@ mod tests {
     #[test]
     fn any_k_shards_open_to_the_file() {
         let shape = Shape { k: 3, n: 7, nodes: 7, datagram_bytes: 1452 };
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().expect("works here");
         let (source, target) = (folder.path().join("source"), folder.path().join("target"));
         let mut noise = vec![0; plain_segment_bytes(shape.k)];
         blake3::Hasher::new().finalize_xof().fill(&mut noise);
-        File::create(&source).unwrap().write_all(&noise).unwrap();
-        let shards = code_segment(&source, 0, shape, &Arc::default()).unwrap();
+        File::create(&source).expect("works here").write_all(&noise).expect("works here");
+        let shards = code_segment(&source, 0, shape, &Arc::default()).expect("works here");
         for present in [[0, 1, 2], [4, 1, 6], [3, 4, 5]] {
             let some = (0..shape.n).map(|index| present.contains(&index).then(|| shards[index].to_vec())).collect();
-            let file = File::options().create(true).write(true).truncate(true).open(&target).unwrap();
-            open_segment(shape, some, &file, 0, &Spare::default()).unwrap();
-            assert!(std::fs::read(&target).unwrap() == noise, "{present:?}");
+            let file = File::options().create(true).write(true).truncate(true).open(&target).expect("works here");
+            open_segment(shape, some, &file, 0, &Spare::default()).expect("works here");
+            assert!(std::fs::read(&target).expect("works here") == noise, "{present:?}");
         }
     }
 }
