@@ -18,6 +18,9 @@ use tokio::sync::oneshot;
 
 /// How often what moved is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// A transfer of which nothing moved for so many looks keeps nobody else waiting: dead nodes would hold all places until
+/// their connections time out.
+const LOOKS_OF_PATIENCE: u32 = 5;
 
 /// Where bulk goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +85,8 @@ struct Running {
     node: NodeId,
     moved: Arc<AtomicU64>,
     counted: u64,
+    /// How often it was looked at since something moved.
+    silent_looks: u32,
 }
 
 /// What a connection said last.
@@ -189,7 +194,7 @@ impl Lane {
             node.running += 1;
         }
         let counted = moved.load(Ordering::Relaxed);
-        state.running.push(Running { number, node, moved, counted });
+        state.running.push(Running { number, node, moved, counted, silent_looks: 0 });
         Place { lane: Arc::downgrade(self), number }
     }
 
@@ -234,10 +239,14 @@ impl Lane {
         }
         state.take_in(self.direction, &paths);
         let mut running = std::mem::take(&mut state.running);
-        running.iter_mut().for_each(|running| running.count(&mut state));
+        for running in &mut running {
+            let before = running.counted;
+            running.count(&mut state);
+            running.silent_looks = if running.counted > before { 0 } else { running.silent_looks.saturating_add(1) };
+        }
         state.running = running;
         let (all, waiting) = (state.all.limit(), state.waiting.iter().map(|waiting| waiting.node).collect::<Vec<_>>());
-        if state.running.len() >= all as usize && !waiting.is_empty() {
+        if state.moving() >= all as usize && !waiting.is_empty() {
             state.all.waits();
         }
         for node in waiting {
@@ -257,7 +266,12 @@ impl Lane {
 impl State {
     fn has_place(&self, node: NodeId) -> bool {
         let of_node = self.nodes.get(&node).is_none_or(|node| node.running < node.goodput.limit());
-        of_node && self.running.len() < self.all.limit() as usize
+        of_node && self.moving() < self.all.limit() as usize
+    }
+
+    /// Transfers that something moves of, or that have only begun.
+    fn moving(&self) -> usize {
+        self.running.iter().filter(|running| running.silent_looks < LOOKS_OF_PATIENCE).count()
     }
 
     /// What connections say, together and each.
@@ -400,6 +414,27 @@ mod tests {
         let at_once = turns.iter().filter(|turn| matches!(turn, Turn::Now(_))).count();
         assert_eq!(at_once, TRANSFERS_AT_ONCE_LEAST as usize);
         assert!(matches!(enter(&gate, 2, &moved), Turn::Now(_)));
+    }
+
+    #[test]
+    fn dead_nodes_do_not_hold_the_places_of_others() {
+        let now = Arc::new(AtomicU64::new(1_000_000));
+        let gate = gate(Remembered::default(), &now);
+        let silence = Arc::new(AtomicU64::new(0));
+        let _dead: Vec<Turn> = (0..2).map(|number| enter(&gate, number, &silence)).collect();
+        let Turn::Later(mut turn) = enter(&gate, 9, &Arc::default()) else { panic!("there was a place") };
+        let mut looks = 0;
+        let _place = loop {
+            if let Ok(place) = turn.try_recv() {
+                break place;
+            }
+            now.fetch_add(100, Ordering::Relaxed);
+            looks += 1;
+            assert!(looks <= LOOKS_OF_PATIENCE, "the living wait for the dead");
+            for (turn, place) in gate.up.look().expect("some run") {
+                assert!(turn.send(place).is_ok(), "it waits");
+            }
+        };
     }
 
     #[test]
