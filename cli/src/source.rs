@@ -126,7 +126,7 @@ mod tests {
         std::fs::write(&file, "dolmen1xyz\n").expect("written");
         let source = Source::read(&format!("@{}:c", file.display())).expect("a file");
         assert!(source.named == link("dolmen1xyz") && source.path == "c");
-        assert_eq!(Source::read("@/nowhere").err().map(|failure| failure.exit()), Some(Exit::Local));
+        assert_eq!(Source::read("@/nowhere").err().map(|failure| failure.exit()), Some(Exit::NotFound));
         std::fs::write(&file, " \n").expect("written");
         assert_eq!(
             Source::read(&format!("@{}", file.display())).err().map(|failure| failure.exit()),
