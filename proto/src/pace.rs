@@ -20,6 +20,8 @@ const DEVIATION_WEIGHT: f64 = 0.25;
 const DEVIATIONS: f64 = 2.0;
 /// A node is slow when it is expected to take this many times what is usual.
 const SLOW_FACTOR: f64 = 3.0;
+/// No node is slow that would take less than this longer than usual: going around it costs `k` times the bytes.
+const SLOW_LEAST: Duration = Duration::from_millis(50);
 /// After this long without a measurement nobody is held to be slow: nodes that are avoided are not measured.
 const FORGIVEN_AFTER: Duration = Duration::from_mins(2);
 /// Nodes that must have been measured before one of them is compared with the others.
@@ -146,7 +148,10 @@ impl Pace {
         let is_slow = |node: &NodeId| {
             self.nodes.get(node).is_some_and(|pace| {
                 now.since(pace.last) < FORGIVEN_AFTER
-                    && pace.averages.get(bytes).is_some_and(|average| average.mean > usual * SLOW_FACTOR)
+                    && pace.averages.get(bytes).is_some_and(|average| {
+                        average.mean > usual * SLOW_FACTOR
+                            && (average.mean - usual) * unit(bytes) > SLOW_LEAST.as_secs_f64()
+                    })
             })
         };
         nodes.into_iter().filter(is_slow).collect()
@@ -184,7 +189,9 @@ mod tests {
             }
         }
         assert!(pace.slow((0..5).map(node), WINDOW, at(1)).is_empty());
-        pace.observe(node(9), WINDOW, ms(50), at(1));
+        pace.observe(node(8), WINDOW, ms(40), at(1));
+        assert!(pace.slow([node(8)], WINDOW, at(1)).is_empty(), "so little is not worth k times the bytes");
+        pace.observe(node(9), WINDOW, ms(70), at(1));
         assert_eq!(pace.slow((0..10).map(node), WINDOW, at(2)), [node(9)]);
         assert!(pace.slow([node(9)], 4 * MIB, at(2)).is_empty(), "nothing large was measured");
         assert!(pace.slow([node(9)], WINDOW, at(200)).is_empty(), "it may have become better");
@@ -215,7 +222,7 @@ mod tests {
             pace.observe(node(number), WINDOW, ms(5), at(0));
         }
         let usual = pace.expected(WINDOW);
-        pace.observe_given_up(node(7), WINDOW, ms(30), at(0));
+        pace.observe_given_up(node(7), WINDOW, ms(60), at(0));
         pace.observe_given_up(node(8), WINDOW, ms(1), at(0));
         assert_eq!(pace.expected(WINDOW), usual);
         assert_eq!(pace.slow([node(7), node(8)], WINDOW, at(1)), [node(7)], "the loser of a quick race is not slow");
