@@ -184,6 +184,13 @@ fn render(options: &InitOptions) -> String {
     key(text_ref, "Bytes a second that shards may come in at.", "ingress", None, "\"50MB\"");
     key(
         text_ref,
+        "Other rates at other times, local to this machine; the first period that holds counts.",
+        "schedule",
+        None,
+        "[{ from = \"08:00\", to = \"18:00\", egress = \"5MB\", ingress = \"5MB\" }]",
+    );
+    key(
+        text_ref,
         "Largest datagram of the data plane, for networks that drop larger ones without a word.\nFound out by itself if not given.",
         "datagram_bytes",
         options.datagram_bytes.map(|bytes| bytes.to_string()),
@@ -214,9 +221,7 @@ fn render(options: &InitOptions) -> String {
         "false",
     );
     text.push_str(
-        "# Other rates at other times, local to this machine; the first period that holds counts.\n\
-         #[[schedule]]\n#from = \"08:00\"\n#to = \"18:00\"\n#egress = \"5MB\"\n#ingress = \"5MB\"\n\n\
-         # Who runs this node: nodes of one operator count as one when shards are spread.\n\
+        "# Who runs this node: nodes of one operator count as one when shards are spread.\n\
          #[operator]\n#key = \"64 hexadecimal digits\"\n#signature = \"128 hexadecimal digits, over the node key\"\n\n\
          # Owners with a quota of their own; `dolmen` shows an owner the account it has at this node.\n\
          #[[allow]]\n#account = \"64 hexadecimal digits\"\n#quota = \"1TB\"\n",
