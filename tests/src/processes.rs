@@ -20,13 +20,17 @@ const POLL_EVERY: Duration = Duration::from_millis(5);
 ///
 /// # Panics
 /// After [`DEADLINE`], with `what`.
-pub fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + DEADLINE;
+pub fn wait_for<T>(what: &str, found: impl FnMut() -> Option<T>) -> T {
+    wait_within(DEADLINE, what, found)
+}
+
+fn wait_within<T>(limit: Duration, what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + limit;
     loop {
         if let Some(found) = found() {
             return found;
         }
-        assert!(Instant::now() < deadline, "waited for {what} for {DEADLINE:?}");
+        assert!(Instant::now() < deadline, "waited for {what} for {limit:?}");
         std::thread::sleep(POLL_EVERY);
     }
 }
@@ -76,8 +80,12 @@ impl Process {
     ///
     /// # Panics
     /// After [`DEADLINE`].
-    pub fn wait(mut self) -> ExitStatus {
-        wait_for("the end of a process", || self.ended())
+    pub fn wait(self) -> ExitStatus {
+        self.wait_within(DEADLINE)
+    }
+
+    fn wait_within(mut self, limit: Duration) -> ExitStatus {
+        wait_within(limit, "the end of a process", || self.ended())
     }
 
     fn kill_and_reap(&mut self) {
@@ -192,8 +200,14 @@ impl Running {
     /// Waits until the command ends by itself.
     #[must_use]
     pub fn finish(self) -> Outcome {
+        self.finish_within(DEADLINE)
+    }
+
+    /// [`finish`](Self::finish), for commands that do much: waits up to `limit`.
+    #[must_use]
+    pub fn finish_within(self, limit: Duration) -> Outcome {
         let Self { process, output, errors } = self;
-        let status = process.wait();
+        let status = process.wait_within(limit);
         Outcome { code: status.code(), output: whole(&output), errors: String::from_utf8_lossy(&whole(&errors)).into() }
     }
 }
