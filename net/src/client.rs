@@ -232,6 +232,18 @@ impl DataClient {
         Ok(Response { reply, payload })
     }
 
+    /// Sees to it that there is a connection to the node: at once where there is one, by a dial where there is none.
+    ///
+    /// For callers who want to know how long a node takes to answer at all before they ask anything of it. The connection may be
+    /// closed again before it is used; a call dials then.
+    ///
+    /// # Errors
+    /// [`CallError`], by whose fault it is.
+    pub async fn reach(&self, node: &NodeAddress) -> Result<(), CallError> {
+        let pooled = self.pool.connection(node.id, &node.addresses).await;
+        pooled.map(drop).map_err(|error| dial_failed(node.id, error))
+    }
+
     /// What the path of every open connection is like.
     #[must_use]
     pub fn path_reports(&self) -> Vec<(NodeId, PathReport)> {

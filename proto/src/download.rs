@@ -21,6 +21,20 @@ const SLOW_MIN: Duration = Duration::from_millis(30);
 const SLOW_AGAIN_MIN: Duration = Duration::from_millis(500);
 /// After so many rounds of races the time before the next one stops doubling.
 const RACE_ROUNDS_MAX: u32 = 6;
+/// A node is silent when it takes this many times as long to reach as others did.
+const SILENT_FACTOR: u32 = 3;
+/// No node is silent before this.
+pub const SILENT_MIN: Duration = Duration::from_millis(50);
+/// Nobody waits longer than this for a node to be reached before others are asked too.
+pub const SILENT_MAX: Duration = Duration::from_secs(1);
+/// When a node is silent while nobody was reached yet.
+pub const SILENT_FIRST: Duration = Duration::from_millis(250);
+
+/// When a node counts as silent, given how long others usually take to be reached.
+#[must_use]
+pub fn silent_after(usual: Option<Duration>) -> Duration {
+    usual.map_or(SILENT_FIRST, |usual| usual.saturating_mul(SILENT_FACTOR).clamp(SILENT_MIN, SILENT_MAX))
+}
 
 /// What a download starts from.
 #[derive(Debug, Clone)]
@@ -33,11 +47,18 @@ pub struct DownloadPlan {
     pub holders: Vec<Vec<NodeId>>,
     /// How long one shard's range is expected to take, from recent transfers.
     pub expected: Duration,
+    /// How long a node takes to be reached before it counts as silent, by [`silent_after`].
+    pub silent_after: Duration,
 }
 
 /// What can happen to a download.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DownloadEvent {
+    /// There is no connection to the node yet: one is made, and the attempt begins, or waits for its turn, when there is.
+    Seeks {
+        /// The attempt.
+        attempt: AttemptId,
+    },
     /// The attempt waits for its turn on this side; its time does not count until it begins.
     Waits {
         /// The attempt.
@@ -152,6 +173,8 @@ struct Attempt {
     id: AttemptId,
     holder: usize,
     clock: TransferClock,
+    /// No connection to the node yet.
+    seeking: bool,
 }
 
 #[derive(Debug)]
@@ -192,12 +215,17 @@ pub struct DownloadSession {
     policy: Policy,
     wanted: BTreeSet<usize>,
     expected: Duration,
+    silent_after: Duration,
     shards: Vec<Shard>,
     /// How long the shards took that came.
     finished: Vec<Duration>,
+    /// How long nodes took to be reached.
+    reached: Vec<Duration>,
     /// How often shards were fetched for slowness alone: each time patience doubles, so that a wrong expectation
     /// cannot fetch everything at once.
     race_rounds: u32,
+    /// The same for silent nodes.
+    silent_rounds: u32,
     next_attempt: u64,
     actions: VecDeque<DownloadAction>,
     timeout: Option<Timestamp>,
@@ -228,9 +256,12 @@ impl DownloadSession {
             policy: plan.policy,
             wanted,
             expected: plan.expected,
+            silent_after: plan.silent_after,
             shards: shards.collect(),
             finished: Vec::new(),
+            reached: Vec::new(),
             race_rounds: 0,
+            silent_rounds: 0,
             next_attempt: 0,
             actions: VecDeque::new(),
             timeout: None,
@@ -247,8 +278,20 @@ impl DownloadSession {
         let place = &mut self.shards[index];
         place.holders[holder].tries += 1;
         place.holders[holder].state = HolderState::Asked;
-        place.attempts.push(Attempt { id: attempt, holder, clock: TransferClock::start(now) });
+        place.attempts.push(Attempt { id: attempt, holder, clock: TransferClock::start(now), seeking: false });
         self.actions.push_back(DownloadAction::Fetch { attempt, shard, node: place.holders[holder].node });
+    }
+
+    fn attempt(&mut self, id: AttemptId) -> Option<&mut Attempt> {
+        self.shards.iter_mut().flat_map(|shard| &mut shard.attempts).find(|known| known.id == id)
+    }
+
+    /// Takes in that there is a connection to the attempt's node.
+    fn reached(&mut self, id: AttemptId, now: Timestamp) {
+        let Some(attempt) = self.attempt(id).filter(|attempt| attempt.seeking) else { return };
+        attempt.seeking = false;
+        let took = now.since(attempt.clock.started());
+        self.reached.push(took);
     }
 
     /// Takes the attempt out, if it has not ended before.
@@ -286,11 +329,28 @@ impl DownloadSession {
         }
     }
 
-    /// Whether the shard is here or on its way without being slow.
+    /// How long an attempt may go without a connection before its node counts as silent.
+    fn silence(&self) -> Duration {
+        let once = median(&self.reached).map_or(self.silent_after, |usual| silent_after(Some(usual)));
+        once.saturating_mul(1 << self.silent_rounds.min(RACE_ROUNDS_MAX))
+    }
+
+    /// When an attempt does not go well any more.
+    fn patience_ends(&self, attempt: &Attempt) -> Timestamp {
+        attempt.clock.after(if attempt.seeking { self.silence() } else { self.slow_after() })
+    }
+
+    /// Whether the shard is here or on its way, neither slow nor from a silent node.
     fn goes_well(&self, index: usize, now: Timestamp) -> bool {
-        let slow_after = self.slow_after();
         let shard = &self.shards[index];
-        shard.fetched || shard.attempts.iter().any(|attempt| attempt.clock.after(slow_after) > now)
+        shard.fetched || shard.attempts.iter().any(|attempt| self.patience_ends(attempt) > now)
+    }
+
+    /// Whether there are attempts whose patience has ended: at nodes that are silent, and at nodes that are slow.
+    fn dawdlers(&self, now: Timestamp) -> (bool, bool) {
+        let open = self.shards.iter().filter(|shard| !shard.fetched).flat_map(|shard| &shard.attempts);
+        let late: Vec<_> = open.filter(|attempt| self.patience_ends(attempt) <= now).collect();
+        (late.iter().any(|attempt| attempt.seeking), late.iter().any(|attempt| !attempt.seeking))
     }
 
     /// Does all that is due at `now`, sees whether it is over, and computes when to wake.
@@ -302,10 +362,12 @@ impl DownloadSession {
         if let Some(outcome) = self.conclusion() {
             return self.end(outcome);
         }
+        let (silent, slow) = self.dawdlers(now);
         let raced_wanted = self.ask_for_wanted(now);
         let raced_others = self.ask_for_others(now);
         if raced_wanted || raced_others {
-            self.race_rounds += 1;
+            self.silent_rounds += u32::from(silent);
+            self.race_rounds += u32::from(slow);
         }
         self.timeout = self.next_timeout(now);
     }
@@ -399,9 +461,8 @@ impl DownloadSession {
 
     /// The next time at which time alone changes something. What is due already waits for an event instead.
     fn next_timeout(&self, now: Timestamp) -> Option<Timestamp> {
-        let slow_after = self.slow_after();
         let attempts = self.shards.iter().flat_map(|shard| &shard.attempts);
-        let due = attempts.flat_map(|attempt| [attempt.clock.deadline(), attempt.clock.after(slow_after)]);
+        let due = attempts.flat_map(|attempt| [attempt.clock.deadline(), self.patience_ends(attempt)]);
         let holders = self.shards.iter().filter(|shard| !shard.fetched).flat_map(|shard| &shard.holders);
         let retries = holders.filter_map(|holder| match holder.state {
             HolderState::Ready(from) => Some(from),
@@ -421,21 +482,25 @@ impl Session for DownloadSession {
             return;
         }
         match event {
+            DownloadEvent::Seeks { attempt } => {
+                if let Some(attempt) = self.attempt(attempt) {
+                    attempt.seeking = true;
+                }
+            }
             DownloadEvent::Waits { attempt } => {
-                let mut attempts = self.shards.iter_mut().flat_map(|shard| &mut shard.attempts);
-                if let Some(attempt) = attempts.find(|known| known.id == attempt) {
+                self.reached(attempt, now);
+                if let Some(attempt) = self.attempt(attempt) {
                     attempt.clock.wait();
                 }
             }
             DownloadEvent::Begins { attempt } => {
-                let mut attempts = self.shards.iter_mut().flat_map(|shard| &mut shard.attempts);
-                if let Some(attempt) = attempts.find(|known| known.id == attempt) {
+                self.reached(attempt, now);
+                if let Some(attempt) = self.attempt(attempt) {
                     attempt.clock = TransferClock::start(now);
                 }
             }
             DownloadEvent::Progress { attempt, bytes } => {
-                let mut attempts = self.shards.iter_mut().flat_map(|shard| &mut shard.attempts);
-                if let Some(attempt) = attempts.find(|known| known.id == attempt) {
+                if let Some(attempt) = self.attempt(attempt) {
                     attempt.clock.progress(bytes, now);
                 }
                 // Progress only moves deadlines away, and there is much of it.
@@ -493,6 +558,7 @@ mod tests {
             wanted: wanted.into_iter().map(ShardIndex::new).collect(),
             holders: (0..policy.n()).map(|shard| vec![node(shard)]).collect(),
             expected: EXPECTED,
+            silent_after: silent_after(None),
         }
     }
 
@@ -514,7 +580,10 @@ mod tests {
             match action {
                 DownloadAction::Fetch { attempt, shard, node } => {
                     let events = answer(shard, node, attempt);
-                    let last = events.iter().filter(|(_, event)| !matches!(event, DownloadEvent::Progress { .. }));
+                    let ends = |event: &DownloadEvent| {
+                        matches!(event, DownloadEvent::Fetched { .. } | DownloadEvent::Failed { .. })
+                    };
+                    let last = events.iter().filter(|(_, event)| ends(event));
                     live.start(attempt, shard, node, now, last.map(|(delay, _)| now.after(*delay)).min());
                     events
                 }
@@ -576,6 +645,44 @@ mod tests {
         });
         assert_eq!((outcome, took), (shards([0, 1, 2, 4]), Duration::from_millis(600 + 400)));
         assert_eq!(log.last(), Some(&DownloadAction::Cancel { attempt: AttemptId(3) }));
+    }
+
+    fn seeks(attempt: AttemptId) -> (Duration, DownloadEvent) {
+        (Duration::ZERO, DownloadEvent::Seeks { attempt })
+    }
+
+    fn begins(attempt: AttemptId, milliseconds: u64) -> (Duration, DownloadEvent) {
+        (Duration::from_millis(milliseconds), DownloadEvent::Begins { attempt })
+    }
+
+    #[test]
+    fn silent_nodes_are_gone_around_as_soon_as_others_were_reached() {
+        // Nodes 0 to 4 are dead: their dials end after five seconds.
+        let (outcome, took, log) = download(plan("7/16", 0..7), |shard, _, attempt| match shard.get() {
+            0..5 => vec![seeks(attempt), fail(attempt, 5_000, Fault::Unreachable)],
+            _ => vec![seeks(attempt), begins(attempt, 10), here(attempt, 400)],
+        });
+        assert_eq!((outcome, took), (shards(5..12), Duration::from_millis(50 + 400)));
+        assert_eq!(log.len(), 12 + 5, "twelve fetches, five given up: {log:?}");
+    }
+
+    #[test]
+    fn a_wrong_idea_of_silence_does_not_ask_everybody() {
+        // Everybody is 700 ms away.
+        let (_, took, log) = download(plan("4/20", 0..4), |_, _, attempt| {
+            vec![seeks(attempt), begins(attempt, 700), here(attempt, 1000)]
+        });
+        let fetches = log.iter().filter(|action| matches!(action, DownloadAction::Fetch { .. })).count();
+        assert_eq!((took, fetches), (Duration::from_secs(1), 8), "silent at 250 ms, and not again before 750 ms");
+    }
+
+    #[test]
+    fn the_time_to_reach_a_node_is_not_counted_against_its_transfer() {
+        let (_, took, log) = download(plan("2/4", 0..2), |shard, _, attempt| match shard.get() {
+            0 => vec![seeks(attempt), begins(attempt, 200), here(attempt, 200 + 590)],
+            _ => vec![seeks(attempt), begins(attempt, 200), here(attempt, 200 + 400)],
+        });
+        assert_eq!((took, log.len()), (Duration::from_millis(790), 2), "{log:?}");
     }
 
     #[test]
@@ -675,6 +782,12 @@ mod tests {
                     let milliseconds = chance.below(slow);
                     let progress = DownloadEvent::Progress { attempt, bytes: chance.below(1 << 20) };
                     let mut events = vec![(Duration::from_millis(chance.below(60_000)), progress)];
+                    if chance.percent(30) {
+                        events.push(seeks(attempt));
+                        if chance.percent(70) {
+                            events.push(begins(attempt, chance.below(slow / 10)));
+                        }
+                    }
                     if !chance.percent(bad) {
                         events.push(here(attempt, milliseconds));
                         return events;

@@ -7,6 +7,7 @@
 use core::time::Duration;
 use std::collections::BTreeMap;
 
+use crate::download::silent_after;
 use crate::ids::{NodeId, Timestamp};
 use crate::limits::{MIB, PACE_NODES_MAX};
 
@@ -94,6 +95,8 @@ struct NodePace {
 pub struct Pace {
     nodes: BTreeMap<NodeId, NodePace>,
     all: Averages,
+    /// Seconds until there is a connection.
+    reach: Option<Average>,
 }
 
 impl Pace {
@@ -101,6 +104,20 @@ impl Pace {
     pub fn observe(&mut self, node: NodeId, bytes: u64, elapsed: Duration, now: Timestamp) {
         self.all.add(bytes, elapsed);
         self.entry(node, now).averages.add(bytes, elapsed);
+    }
+
+    /// Takes in how long it took until there was a connection to a node.
+    pub fn observe_reached(&mut self, elapsed: Duration) {
+        match &mut self.reach {
+            Some(average) => average.add(elapsed.as_secs_f64()),
+            place => *place = Some(Average::first(elapsed.as_secs_f64())),
+        }
+    }
+
+    /// How long a node may take to be reached before it counts as silent.
+    #[must_use]
+    pub fn silent_after(&self) -> Duration {
+        silent_after(self.reach.map(|average| seconds(average.expected())))
     }
 
     /// Takes in that `bytes` from `node` had not all come after so long, when they were given up.
@@ -165,6 +182,7 @@ fn seconds(seconds: f64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::download::{SILENT_FIRST, SILENT_MAX, SILENT_MIN};
 
     const WINDOW: u64 = 64 * 1024;
 
@@ -178,6 +196,24 @@ mod tests {
 
     fn ms(value: u64) -> Duration {
         Duration::from_millis(value)
+    }
+
+    #[test]
+    fn silence_is_told_by_how_long_others_took() {
+        let mut pace = Pace::default();
+        assert_eq!(pace.silent_after(), SILENT_FIRST);
+        for _ in 0..40 {
+            pace.observe_reached(Duration::from_millis(2));
+        }
+        assert_eq!(pace.silent_after(), SILENT_MIN, "near nodes");
+        for _ in 0..40 {
+            pace.observe_reached(Duration::from_millis(100));
+        }
+        assert!((300..400).contains(&pace.silent_after().as_millis()), "far ones: {:?}", pace.silent_after());
+        for _ in 0..40 {
+            pace.observe_reached(Duration::from_secs(4));
+        }
+        assert_eq!(pace.silent_after(), SILENT_MAX);
     }
 
     #[test]

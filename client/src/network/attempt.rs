@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use dolmen_proto::attempt::{AttemptId, Fault};
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, FutureExt as _};
 use futures::stream::{BoxStream, StreamExt};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
@@ -21,6 +21,8 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What an attempt tells a session.
 pub(crate) enum Told<T> {
+    /// There is no connection to its node yet.
+    Seeks,
     /// It waits for its turn.
     Waits,
     /// Its turn has come.
@@ -36,6 +38,34 @@ struct Task<T>(JoinHandle<T>);
 impl<T> Drop for Task<T> {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+/// What `begin` makes, once there is a connection: at once where there is one.
+pub(crate) fn once_reached<T, E>(
+    attempt: AttemptId,
+    mut reach: BoxFuture<'static, Result<(), CallFault>>,
+    begin: impl FnOnce() -> BoxStream<'static, E> + Send + 'static,
+    event: impl Fn(AttemptId, Told<T>) -> E + Send + 'static,
+) -> BoxStream<'static, E>
+where
+    T: Send + 'static,
+    E: Send + 'static,
+{
+    match (&mut reach).now_or_never() {
+        Some(Ok(())) => begin(),
+        Some(Err(fault)) => futures::stream::iter([event(attempt, Told::Done(Err(fault)))]).boxed(),
+        None => {
+            let seeks = event(attempt, Told::Seeks);
+            let mut task = Task(tokio::spawn(reach));
+            let rest = async move {
+                match (&mut task.0).await.unwrap_or_else(|error| Err(CallFault::new(Fault::Local, error))) {
+                    Ok(()) => futures::stream::iter([event(attempt, Told::Begins)]).chain(begin()).boxed(),
+                    Err(fault) => futures::stream::iter([event(attempt, Told::Done(Err(fault)))]).boxed(),
+                }
+            };
+            futures::stream::iter([seeks]).chain(futures::stream::once(rest).flatten()).boxed()
+        }
     }
 }
 

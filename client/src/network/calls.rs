@@ -23,10 +23,15 @@ use dolmen_proto::wire::{
     StewardGrant,
 };
 use ed25519_dalek::SigningKey;
+use futures::future::{BoxFuture, FutureExt as _};
 use tokio::sync::OnceCell;
+use tokio::time::{Instant, timeout};
 
 use super::gate::{Gate, Remembered};
 use super::{Answer, CallFault, Network};
+
+/// After so long a silent node is asked like any other.
+const FORGIVEN_AFTER: Duration = Duration::from_mins(2);
 
 /// Nodes as this client knows them. Shared by all operations.
 #[derive(Clone)]
@@ -42,6 +47,8 @@ struct Known {
     addresses: Vec<SocketAddr>,
     /// Whether its clock was found right; asked once.
     clock: Arc<OnceCell<Result<(), CallFault>>>,
+    /// When it took longer than others to be reached, if it has not been reached since.
+    silent_since: Option<Timestamp>,
 }
 
 impl std::fmt::Debug for Nodes {
@@ -113,6 +120,60 @@ impl Nodes {
 
     fn known(&self, node: NodeId) -> Known {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).entry(node).or_default().clone()
+    }
+
+    /// Sees to it that there is a connection to a node, and remembers the node as silent while that takes longer than usual.
+    /// A node of which no address is known is left to the call to find.
+    pub(crate) fn reach(&self, node: NodeId) -> BoxFuture<'static, Result<(), CallFault>> {
+        let nodes = self.clone();
+        let dial = async move {
+            let addresses = nodes.addresses(node);
+            if addresses.is_empty() {
+                return Ok(());
+            }
+            let mut reaching = nodes.network.reach(NodeAddress { id: node, addresses: addresses.clone() });
+            if let Some(reached) = (&mut reaching).now_or_never() {
+                return reached;
+            }
+            let (started, patience) = (Instant::now(), nodes.pace().silent_after());
+            let reached = match timeout(patience, &mut reaching).await {
+                Ok(reached) => reached,
+                Err(_) => {
+                    nodes.set_silent(node, true);
+                    reaching.await
+                }
+            };
+            match reached {
+                Ok(()) => {
+                    nodes.set_silent(node, false);
+                    nodes.pace().observe_reached(started.elapsed());
+                    Ok(())
+                }
+                Err(fault) => {
+                    nodes.set_silent(node, true);
+                    match nodes.network.resolve(node).await {
+                        // It may have moved: the call goes to the new address.
+                        Some(record) if !record.data_addresses.is_empty() && record.data_addresses != addresses => {
+                            nodes.learn_records(std::slice::from_ref(&record));
+                            Ok(())
+                        }
+                        _ => Err(fault),
+                    }
+                }
+            }
+        };
+        dial.boxed()
+    }
+
+    fn set_silent(&self, node: NodeId, silent: bool) {
+        let since = silent.then(|| self.now());
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).entry(node).or_default().silent_since = since;
+    }
+
+    /// Whether a node took longer than others to be reached when that was tried last, not long ago.
+    pub(crate) fn is_silent(&self, node: NodeId) -> bool {
+        let since = self.known(node).silent_since;
+        since.is_some_and(|since| self.now().since(since) < FORGIVEN_AFTER)
     }
 
     /// One call; where a known address leads nowhere, the directory is asked for a newer one, once.
@@ -437,7 +498,7 @@ impl Nodes {
     /// [`CallFault`].
     pub(crate) async fn round_trip(&self, node: NodeId) -> Result<(DescribeReply, Duration), CallFault> {
         self.describe(node).await?;
-        let start = tokio::time::Instant::now();
+        let start = Instant::now();
         let description = self.describe(node).await?;
         Ok((description, start.elapsed()))
     }

@@ -103,6 +103,16 @@ fn data_options(budget_bytes: u64, datagram_max_bytes: Option<u16>) -> DataPlane
     }
 }
 
+fn fault_of(error: &CallError) -> CallFault {
+    let fault = match error {
+        CallError::Unreachable { .. } | CallError::Stalled { .. } => Fault::Unreachable,
+        CallError::Peer { .. } => Fault::Misbehaved,
+        CallError::Refused { error, .. } => Fault::from(error),
+        CallError::Local(_) => Fault::Local,
+    };
+    CallFault::new(fault, error)
+}
+
 impl Network for Live {
     fn sample(&self, want: usize) -> BoxFuture<'_, Vec<NodeRecord>> {
         self.directory.sample(want).boxed()
@@ -130,18 +140,15 @@ impl Network for Live {
                 Ok(response) => {
                     Ok(Answer { reply: response.reply, body: Body::Stream(node.id, Box::new(response.payload)) })
                 }
-                Err(error) => {
-                    let fault = match &error {
-                        CallError::Unreachable { .. } | CallError::Stalled { .. } => Fault::Unreachable,
-                        CallError::Peer { .. } => Fault::Misbehaved,
-                        CallError::Refused { error, .. } => Fault::from(error),
-                        CallError::Local(_) => Fault::Local,
-                    };
-                    Err(CallFault::new(fault, error))
-                }
+                Err(error) => Err(fault_of(&error)),
             }
         }
         .boxed()
+    }
+
+    fn reach(&self, node: NodeAddress) -> BoxFuture<'static, Result<(), CallFault>> {
+        let data = self.data.clone();
+        async move { data.reach(&node).await.map_err(|error| fault_of(&error)) }.boxed()
     }
 
     fn paths(&self) -> Vec<(NodeId, PathReport)> {

@@ -251,7 +251,7 @@ impl Executor<UploadSession> for Upload {
             put
         };
         let events = watched_in_turn(turn, attempt, Box::pin(work), sent, |attempt, told| match told {
-            Told::Waits => UploadEvent::Waits { attempt },
+            Told::Seeks | Told::Waits => UploadEvent::Waits { attempt },
             Told::Begins => UploadEvent::Begins { attempt },
             Told::Progress(bytes) => UploadEvent::Progress { attempt, bytes },
             Told::Done(Ok(_)) => UploadEvent::Acknowledged { attempt },

@@ -26,7 +26,7 @@ use crate::budget::{Budget, Held, Pool};
 use crate::cores::Cores;
 use crate::error::{ClientError, ErrorKind};
 use crate::network::Nodes;
-use crate::network::attempt::{Told, watched, watched_in_turn};
+use crate::network::attempt::{Told, once_reached, watched, watched_in_turn};
 use crate::network::gate::Direction;
 
 /// Ranges are asked for in whole windows of this size, so that a node learns little of where chunks begin.
@@ -271,10 +271,11 @@ impl Fetcher {
     fn holders(&self, place: &Place, span: Span) -> (Vec<Vec<NodeId>>, bool) {
         let named: Vec<NodeId> = place.holders.iter().flatten().copied().collect();
         let slow = self.nodes.pace().slow(named.iter().copied(), span.bytes(place), self.nodes.now());
+        let silent: Vec<NodeId> = named.iter().copied().filter(|node| self.nodes.is_silent(*node)).collect();
         let shared = self.shared();
-        // Slow nodes come back before failed ones.
+        // Slow nodes come back before those that failed or did not answer.
         for slow in [slow.as_slice(), &[]] {
-            let good = |node: &NodeId| !shared.failed.contains(node) && !slow.contains(node);
+            let good = |node: &NodeId| !shared.failed.contains(node) && !silent.contains(node) && !slow.contains(node);
             let holders: Vec<Vec<NodeId>> =
                 place.holders.iter().map(|node| node.iter().copied().filter(good).collect()).collect();
             let left = holders.iter().filter(|nodes| !nodes.is_empty()).count();
@@ -296,7 +297,13 @@ impl Fetcher {
         let known = self.nodes.pace().expected(bytes);
         let first = || Duration::from_millis(bytes * 1000 / PACE_FIRST).max(EXPECTED_FIRST);
         let expected = known.unwrap_or_else(first).max(EXPECTED_LEAST);
-        let plan = DownloadPlan { policy: place.policy(), wanted: wanted.to_vec(), holders, expected };
+        let plan = DownloadPlan {
+            policy: place.policy(),
+            wanted: wanted.to_vec(),
+            holders,
+            expected,
+            silent_after: self.nodes.pace().silent_after(),
+        };
         // One clock for its beginning and for all that follows.
         let clock = MonotonicClock::start();
         let session = DownloadSession::new(plan, clock.now())
@@ -482,9 +489,7 @@ impl Executor<DownloadSession> for Download {
         let ended = Arc::new(AtomicBool::new(false));
         let (since, received_so_far) = (Arc::new(OnceLock::new()), Arc::clone(&received));
         let begun = Arc::clone(&since);
-        // Windows are small and somebody waits for them.
-        let turn = matches!(span, Span::Whole)
-            .then(|| fetcher.nodes.gate().enter(Direction::Down, node, Arc::clone(&received)));
+        let (nodes, moved) = (fetcher.nodes.clone(), Arc::clone(&received));
         self.open.insert(attempt.0, Asked { node, since, received: received_so_far, ended: Arc::clone(&ended) });
         let work = async move {
             let start = *begun.get_or_init(Instant::now);
@@ -514,16 +519,23 @@ impl Executor<DownloadSession> for Download {
             }
         };
         let event = |attempt, told| match told {
+            Told::Seeks => DownloadEvent::Seeks { attempt },
             Told::Waits => DownloadEvent::Waits { attempt },
             Told::Begins => DownloadEvent::Begins { attempt },
             Told::Progress(bytes) => DownloadEvent::Progress { attempt, bytes },
             Told::Done(Ok(())) => DownloadEvent::Fetched { attempt },
             Told::Done(Err(fault)) => DownloadEvent::Failed { attempt, fault: fault.fault },
         };
-        let events = match turn {
-            Some(turn) => watched_in_turn(turn, attempt, Box::pin(work), received, event),
-            None => watched(attempt, Box::pin(work), received, event),
+        let reach = nodes.reach(node);
+        // Windows are small and somebody waits for them: they do not wait for their turn.
+        let begin = move || match span {
+            Span::Whole => {
+                let turn = nodes.gate().enter(Direction::Down, node, Arc::clone(&moved));
+                watched_in_turn(turn, attempt, Box::pin(work), moved, event)
+            }
+            Span::Window { .. } => watched(attempt, Box::pin(work), moved, event),
         };
+        let events = once_reached(attempt, reach, begin, event);
         Step::Start { attempt: attempt.0, events }
     }
 }

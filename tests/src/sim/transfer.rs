@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dolmen_proto::attempt::Fault;
-use dolmen_proto::download::{DownloadAction, DownloadEvent, DownloadOutcome, DownloadPlan, DownloadSession};
+use dolmen_proto::download::{
+    DownloadAction, DownloadEvent, DownloadOutcome, DownloadPlan, DownloadSession, silent_after,
+};
 use dolmen_proto::ids::{AccountId, NodeId, ShardIndex, ShardRoot};
 use dolmen_proto::keys::{DatasetKeys, MaskSecret, account_key, delete_key, renew_key};
 use dolmen_proto::limits::LEASE_INITIAL;
@@ -164,6 +166,7 @@ pub async fn fetch(
         wanted: wanted.clone(),
         holders: segment.shards.iter().map(|(_, node)| node.iter().copied().collect()).collect(),
         expected: Duration::from_millis(400),
+        silent_after: silent_after(None),
     };
     let session = DownloadSession::new(plan, world.clock.now()).expect("a plan of the simulator");
     let here: Rc<RefCell<BTreeMap<ShardIndex, Vec<u8>>>> = Rc::default();
