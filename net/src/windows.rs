@@ -2,7 +2,7 @@
 //!
 //! Decides how much every connection may buffer. Each starts with the same small windows, paid for before its
 //! handshake; a window grows while its connection moves payload that somebody reads, to an equal share of the budget
-//! among the connections at work. Never decides whether a peer deserves service: bytes of refused requests are not
+//! among the connections at work, or half of all open ones where those are more. Never decides whether a peer deserves service: bytes of refused requests are not
 //! read, so they grow nothing.
 //!
 //! What a peer may still send after a window shrinks it keeps until it sent it (QUIC takes no credit back), so a
@@ -23,6 +23,8 @@ pub(crate) struct WindowBudget {
     start_bytes: u64,
     max_bytes: u64,
     used_bytes: AtomicU64,
+    /// Connections that there are.
+    open: AtomicU64,
     /// Connections that work on a request now.
     active: AtomicU64,
     shortage: Notify,
@@ -35,6 +37,7 @@ impl WindowBudget {
             start_bytes: options.window_start_bytes,
             max_bytes: options.window_max_bytes,
             used_bytes: AtomicU64::new(0),
+            open: AtomicU64::new(0),
             active: AtomicU64::new(0),
             shortage: Notify::new(),
         })
@@ -44,6 +47,7 @@ impl WindowBudget {
     pub(crate) fn admit(self: &Arc<Self>) -> Option<Admission> {
         let bytes = self.start_bytes * 2;
         if self.reserve(bytes, self.total_bytes) {
+            self.open.fetch_add(1, Ordering::Relaxed);
             return Some(Admission { budget: Arc::clone(self), bytes });
         }
         self.shortage.notify_waiters();
@@ -55,7 +59,8 @@ impl WindowBudget {
         self.used_bytes.load(Ordering::Relaxed)
     }
 
-    /// Waits until a connection could not get what it asked for. Idle connections should be closed then.
+    /// Waits until there was no room for a new connection. Idle connections should be closed then; never for the sake of a window
+    /// that would only be faster if it grew: its connection works, and the idle one would have to be made anew.
     pub(crate) async fn shortage(&self) {
         self.shortage.notified().await;
     }
@@ -65,10 +70,12 @@ impl WindowBudget {
         self.total_bytes / 4 * 3
     }
 
-    /// What one window may grow to while this many connections are at work.
+    /// What one window may grow to while this many connections are at work. What a connection was promised it keeps when it
+    /// has nothing to do, so half of all count as well: then the receive windows of nearly all of them together fit.
     fn share_bytes(&self) -> u64 {
-        let active = self.active.load(Ordering::Relaxed).max(1);
-        (self.growth_ceiling_bytes() / 2 / active).clamp(self.start_bytes, self.max_bytes)
+        let active = self.active.load(Ordering::Relaxed);
+        let counted = active.max(self.open.load(Ordering::Relaxed).div_ceil(2)).max(1);
+        (self.growth_ceiling_bytes() / 2 / counted).clamp(self.start_bytes, self.max_bytes)
     }
 
     fn reserve(&self, bytes: u64, ceiling_bytes: u64) -> bool {
@@ -93,6 +100,7 @@ pub(crate) struct Admission {
 
 impl Drop for Admission {
     fn drop(&mut self) {
+        self.budget.open.fetch_sub(1, Ordering::Relaxed);
         self.budget.release(self.bytes);
     }
 }
@@ -102,8 +110,6 @@ impl Admission {
         let granted = self.budget.reserve(bytes, self.budget.growth_ceiling_bytes());
         if granted {
             self.bytes += bytes;
-        } else {
-            self.budget.shortage.notify_waiters();
         }
         granted
     }
@@ -316,6 +322,8 @@ impl<C: Windowed> Drop for CallGuard<C> {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
 
     const START: u64 = 64 * 1024;
@@ -481,6 +489,21 @@ mod tests {
         assert!(budget.used_bytes() <= 3 * 1024 * 1024);
         let newcomers: Vec<_> = std::iter::from_fn(|| budget.admit()).collect();
         assert_eq!(newcomers.len(), 8, "a quarter of the budget admits 8 connections");
+    }
+
+    #[tokio::test]
+    async fn a_window_that_cannot_grow_costs_nobody_a_connection() {
+        let budget = WindowBudget::new(&options(4 * 1024 * 1024));
+        let connections: Vec<_> = (0..8).map(|_| windows(&budget)).collect();
+        let told = budget.shortage.notified();
+        // One after the other: each is idle when the next begins, and keeps what its peer was promised.
+        for connection in &connections {
+            let _guard = call(connection);
+            connection.expect_receive(1024 * 1024);
+        }
+        let grown = connections.iter().filter(|c| c.connection.outstanding() == 3 * 1024 * 1024 / 2 / 4).count();
+        assert_eq!(grown, 6, "the last two find what may grow used up, and work with what they started with");
+        assert!(told.now_or_never().is_none(), "nobody was asked to make room");
     }
 
     #[tokio::test]
