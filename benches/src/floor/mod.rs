@@ -25,7 +25,9 @@ mod stages;
 pub use receiver::run as run_receiver;
 
 use receiver::Receiver;
-use stages::{code_segment, open_segment, open_shard, plain_segment_bytes, stored_shard_bytes};
+use stages::{
+    Opening, PIECE_STORED_BYTES, Unmasking, code_segment, open_segment, plain_segment_bytes, stored_shard_bytes,
+};
 
 /// Segments in work at once, so that stages overlap.
 const SEGMENTS_IN_FLIGHT: usize = 3;
@@ -212,15 +214,14 @@ impl Floor {
                 for (shard, connection) in connections {
                     let (file, spare) = (file.clone(), Arc::clone(&spare));
                     fetches.spawn(async move {
-                        let buffer = spare.take(stored_bytes);
                         let at = base + (number * stored_bytes) as u64;
-                        let bytes = fetch(connection, at, stored_bytes, buffer).await?;
-                        if !whole {
-                            return anyhow::Ok((shard, Some(bytes)));
+                        if whole {
+                            // Nothing is missing, so nobody waits for the others.
+                            fetch_and_open(connection, at, (shard, stored_bytes), &file, offset, &spare).await?;
+                            return anyhow::Ok((shard, None));
                         }
-                        // Nothing is missing, so nobody waits for the others.
-                        tokio::task::spawn_blocking(move || open_shard(shard, bytes, &file, offset, &spare)).await??;
-                        anyhow::Ok((shard, None))
+                        let bytes = fetch_and_unmask(connection, at, (shard, stored_bytes), shape, &spare).await?;
+                        anyhow::Ok((shard, Some(bytes)))
                     });
                 }
                 let mut shards: Vec<Option<Vec<u8>>> = vec![None; shape.n];
@@ -348,16 +349,70 @@ async fn send(connection: Connection, call: u8, shard: Bytes, at: u64) -> Result
     Ok(())
 }
 
-async fn fetch(connection: Connection, at: u64, bytes: usize, mut all: Vec<u8>) -> Result<Vec<u8>> {
-    let (mut sender, mut receiver) = connection.open_bi().await?;
-    sender.write_all(&[receiver::GET]).await?;
-    sender.write_all(&at.to_le_bytes()).await?;
-    sender.write_all(&(bytes as u64).to_le_bytes()).await?;
+/// Asks for a range of a receiver's file.
+async fn ask(connection: &Connection, at: u64, bytes: usize) -> Result<quinn::RecvStream> {
+    let (mut sender, receiver) = connection.open_bi().await?;
+    let mut call = vec![receiver::GET];
+    call.extend_from_slice(&at.to_le_bytes());
+    call.extend_from_slice(&(bytes as u64).to_le_bytes());
+    sender.write_all(&call).await?;
     sender.finish()?;
+    Ok(receiver)
+}
+
+/// Fetches a data shard, and opens and writes it as it comes.
+async fn fetch_and_open(
+    connection: Connection,
+    at: u64,
+    (shard, bytes): (usize, usize),
+    file: &File,
+    segment_at: u64,
+    spare: &Spare,
+) -> Result<()> {
+    let mut receiver = ask(&connection, at, bytes).await?;
+    let mut opening = Opening::new(shard, bytes, spare)?;
+    let mut piece = spare.take(PIECE_STORED_BYTES);
+    let mut filled = 0;
+    while let Some(chunk) = receiver.read_chunk(usize::MAX, true).await? {
+        let mut chunk = &chunk.bytes[..];
+        while !chunk.is_empty() {
+            let count = chunk.len().min(piece.len() - filled);
+            piece[filled..filled + count].copy_from_slice(&chunk[..count]);
+            filled += count;
+            chunk = &chunk[count..];
+            if filled == piece.len() {
+                opening.take(&piece, file, segment_at)?;
+                filled = 0;
+            }
+        }
+    }
+    opening.take(&piece[..filled], file, segment_at)?;
+    opening.finish(spare);
+    spare.put(piece);
+    Ok(())
+}
+
+/// Fetches a shard to rebuild others from, and unmasks it as it comes.
+async fn fetch_and_unmask(
+    connection: Connection,
+    at: u64,
+    (shard, bytes): (usize, usize),
+    shape: Shape,
+    spare: &Spare,
+) -> Result<Vec<u8>> {
+    let mut receiver = ask(&connection, at, bytes).await?;
+    let mut unmasking = Unmasking::new(shard, shape);
+    let mut all = spare.take(bytes);
     all.clear();
-    all.reserve_exact(bytes);
+    let mut done = 0;
     while let Some(chunk) = receiver.read_chunk(usize::MAX, true).await? {
         all.extend_from_slice(&chunk.bytes);
+        while all.len() - done >= PIECE_STORED_BYTES {
+            unmasking.take(&mut all[done..done + PIECE_STORED_BYTES])?;
+            done += PIECE_STORED_BYTES;
+        }
     }
+    unmasking.take(&mut all[done..])?;
+    unmasking.finish();
     Ok(all)
 }

@@ -17,7 +17,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 
-use super::quic;
+use super::{Spare, quic};
 
 /// Puts what follows at an offset of the file.
 pub(super) const PUT: u8 = b'P';
@@ -31,7 +31,7 @@ pub(super) const MEMORY: u8 = b'M';
 pub(super) const DISCARD: u8 = b'R';
 /// Hashed and written at a time.
 const PIECE_BYTES: usize = 256 * 1024;
-/// Read and sent at a time: small enough for the allocator to use its memory again.
+/// Read and sent at a time: a datagram's worth.
 const SENT_BYTES: usize = 64 * 1024;
 
 /// What a receiver says of itself on its standard output, one line of JSON.
@@ -62,13 +62,14 @@ pub async fn run(file: &Path, datagram_bytes: u16) -> Result<()> {
             tokio::spawn(discard(stream));
         }
     });
+    let spare = Arc::new(Spare::default());
     tokio::spawn(async move {
         while let Some(incoming) = endpoint.accept().await {
-            let file = Arc::clone(&file);
+            let (file, spare) = (Arc::clone(&file), Arc::clone(&spare));
             tokio::spawn(async move {
                 if let Ok(connection) = incoming.await {
                     while let Ok((sender, receiver)) = connection.accept_bi().await {
-                        tokio::spawn(serve(sender, receiver, Arc::clone(&file)));
+                        tokio::spawn(serve(sender, receiver, Arc::clone(&file), Arc::clone(&spare)));
                     }
                 }
             });
@@ -86,7 +87,12 @@ async fn discard(mut stream: TcpStream) -> Result<()> {
     Ok(())
 }
 
-async fn serve(mut sender: quinn::SendStream, mut receiver: quinn::RecvStream, file: Arc<File>) -> Result<()> {
+async fn serve(
+    mut sender: quinn::SendStream,
+    mut receiver: quinn::RecvStream,
+    file: Arc<File>,
+    spare: Arc<Spare>,
+) -> Result<()> {
     let (mut call, mut number) = ([0], [0; 8]);
     receiver.read_exact(&mut call).await?;
     match call[0] {
@@ -123,11 +129,11 @@ async fn serve(mut sender: quinn::SendStream, mut receiver: quinn::RecvStream, f
             receiver.read_exact(&mut number).await?;
             let mut left = usize::try_from(u64::from_le_bytes(number))?;
             while left > 0 {
-                let mut piece = vec![0; left.min(SENT_BYTES)];
+                let mut piece = spare.take(left.min(SENT_BYTES));
                 file.read_exact_at(&mut piece, at)?;
                 at += piece.len() as u64;
                 left -= piece.len();
-                sender.write_chunk(Bytes::from(piece)).await?;
+                sender.write_chunk(spare.lend(piece)).await?;
             }
         }
         MEMORY => {

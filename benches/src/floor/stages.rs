@@ -20,6 +20,8 @@ const FRAME_PLAIN_BYTES: usize = FRAME_STORED_BYTES - 16;
 const SEGMENT_TARGET_BYTES: usize = 32 * 1024 * 1024;
 /// What is masked and hashed while it is in the cache.
 const STEP_BYTES: usize = 64 * 1024;
+/// What is taken in at a time: whole frames, and little enough to stay in the cache.
+pub(super) const PIECE_STORED_BYTES: usize = 16 * FRAME_STORED_BYTES;
 
 /// Stored bytes of one shard: whole frames.
 pub(super) const fn stored_shard_bytes(k: usize) -> usize {
@@ -134,33 +136,81 @@ pub(super) fn code_segment(path: &Path, offset: u64, shape: Shape, spare: &Arc<S
         .collect())
 }
 
-/// Hashes a data shard, opens its frames and writes them to their place in a segment that is at `at` of the file.
-pub(super) fn open_shard(index: usize, stored: Vec<u8>, file: &File, at: u64, spare: &Spare) -> Result<()> {
-    std::hint::black_box(blake3::hash(&stored));
-    write_opened(index, &stored, file, at, spare)?;
-    spare.put(stored);
-    Ok(())
+/// Takes in a stored shard piece by piece, while each is in the cache: hashes it and opens or unmasks it.
+pub(super) struct Opening {
+    index: usize,
+    cipher: LessSafeKey,
+    hasher: blake3::Hasher,
+    frame: u64,
+    plain: Vec<u8>,
 }
 
-fn write_opened(index: usize, stored: &[u8], file: &File, at: u64, spare: &Spare) -> Result<()> {
-    let cipher = cipher()?;
-    let plain_bytes = plain_shard_bytes(stored.len());
-    let first = (index * stored.len() / FRAME_STORED_BYTES) as u64;
-    let mut plain = spare.take(plain_bytes);
-    for (frame, (stored, place)) in
-        stored.chunks_exact(FRAME_STORED_BYTES).zip(plain.chunks_exact_mut(FRAME_PLAIN_BYTES)).enumerate()
-    {
-        let (body, tag) = stored.split_at(FRAME_PLAIN_BYTES);
-        let nonce = Nonce::assume_unique_for_key(nonce(first + frame as u64));
-        cipher.open_separate_gather(nonce, Aad::empty(), body, tag, place)?;
+impl Opening {
+    /// A data shard of so many stored bytes.
+    pub(super) fn new(index: usize, stored_bytes: usize, spare: &Spare) -> Result<Self> {
+        Ok(Self {
+            index,
+            cipher: cipher()?,
+            hasher: blake3::Hasher::new(),
+            frame: (index * stored_bytes / FRAME_STORED_BYTES) as u64,
+            plain: spare.take(plain_shard_bytes(PIECE_STORED_BYTES)),
+        })
     }
-    file.write_all_at(&plain, at + (index * plain_bytes) as u64)?;
-    spare.put(plain);
-    Ok(())
+
+    /// Hashes and opens the next piece, whole frames, and writes it to its place in a segment that is at `at` of the file.
+    pub(super) fn take(&mut self, stored: &[u8], file: &File, at: u64) -> Result<()> {
+        self.hasher.update(stored);
+        let first = self.frame;
+        for (stored, place) in
+            stored.chunks_exact(FRAME_STORED_BYTES).zip(self.plain.chunks_exact_mut(FRAME_PLAIN_BYTES))
+        {
+            let (body, tag) = stored.split_at(FRAME_PLAIN_BYTES);
+            let nonce = Nonce::assume_unique_for_key(nonce(self.frame));
+            self.cipher.open_separate_gather(nonce, Aad::empty(), body, tag, place)?;
+            self.frame += 1;
+        }
+        let there = plain_shard_bytes(stored.len());
+        file.write_all_at(&self.plain[..there], at + first * FRAME_PLAIN_BYTES as u64)?;
+        Ok(())
+    }
+
+    /// The end of the shard.
+    pub(super) fn finish(self, spare: &Spare) {
+        std::hint::black_box((self.index, self.hasher.finalize()));
+        spare.put(self.plain);
+    }
 }
 
-/// Hashes `k` shards of a segment, unmasks and rebuilds what is missing of the data, opens all frames and writes them
-/// at `at` of the file.
+/// Takes in a stored shard that others are rebuilt from, piece by piece: hashes it, and unmasks it where it is parity.
+pub(super) struct Unmasking {
+    index: usize,
+    parity: bool,
+    hasher: blake3::Hasher,
+    at: usize,
+}
+
+impl Unmasking {
+    pub(super) fn new(index: usize, shape: Shape) -> Self {
+        Self { index, parity: index >= shape.k, hasher: blake3::Hasher::new(), at: 0 }
+    }
+
+    /// The next piece, in its place.
+    pub(super) fn take(&mut self, stored: &mut [u8]) -> Result<()> {
+        self.hasher.update(stored);
+        if self.parity {
+            mask(self.index, stored, self.at)?;
+        }
+        self.at += stored.len();
+        Ok(())
+    }
+
+    /// The end of the shard.
+    pub(super) fn finish(self) {
+        std::hint::black_box(self.hasher.finalize());
+    }
+}
+
+/// Rebuilds what is missing of a segment's data from `k` unmasked shards, opens all frames and writes them at `at` of the file.
 pub(super) fn open_segment(
     shape: Shape,
     mut shards: Vec<Option<Vec<u8>>>,
@@ -168,18 +218,14 @@ pub(super) fn open_segment(
     at: u64,
     spare: &Spare,
 ) -> Result<()> {
-    for (index, shard) in shards.iter_mut().enumerate() {
-        let Some(shard) = shard else { continue };
-        std::hint::black_box(blake3::hash(shard));
-        if index >= shape.k {
-            for (number, step) in shard.chunks_mut(STEP_BYTES).enumerate() {
-                mask(index, step, number * STEP_BYTES)?;
-            }
-        }
-    }
     rebuild(shape, &mut shards, spare)?;
     for (index, stored) in shards.iter().take(shape.k).enumerate() {
-        write_opened(index, stored.as_ref().context("a data shard")?, file, at, spare)?;
+        let stored = stored.as_ref().context("a data shard")?;
+        let mut opening = Opening::new(index, stored.len(), spare)?;
+        for piece in stored.chunks(PIECE_STORED_BYTES) {
+            opening.take(piece, file, at)?;
+        }
+        opening.finish(spare);
     }
     shards.into_iter().flatten().for_each(|shard| spare.put(shard));
     Ok(())
@@ -200,7 +246,15 @@ mod tests {
         File::create(&source).expect("works here").write_all(&noise).expect("works here");
         let shards = code_segment(&source, 0, shape, &Arc::default()).expect("works here");
         for present in [[0, 1, 2], [4, 1, 6], [3, 4, 5]] {
-            let some = (0..shape.n).map(|index| present.contains(&index).then(|| shards[index].to_vec())).collect();
+            let mut some: Vec<_> =
+                (0..shape.n).map(|index| present.contains(&index).then(|| shards[index].to_vec())).collect();
+            for (index, shard) in some.iter_mut().enumerate() {
+                let Some(shard) = shard else { continue };
+                let mut unmasking = Unmasking::new(index, shape);
+                for piece in shard.chunks_mut(PIECE_STORED_BYTES) {
+                    unmasking.take(piece).expect("works here");
+                }
+            }
             let file = File::options().create(true).write(true).truncate(true).open(&target).expect("works here");
             open_segment(shape, some, &file, 0, &Spare::default()).expect("works here");
             assert!(std::fs::read(&target).expect("works here") == noise, "{present:?}");
