@@ -443,6 +443,17 @@ impl Shared {
             self.ending.store(true, Ordering::Relaxed);
         }
         requests.shutdown().await;
+        let path = connection.stats().path;
+        tracing::debug!(
+            peer = %peer.id.short(),
+            round_trip_ms = path.rtt.as_millis(),
+            window_bytes = path.cwnd,
+            packets_sent = path.sent_packets,
+            packets_lost = path.lost_packets,
+            congestion_events = path.congestion_events,
+            datagram_bytes = path.current_mtu,
+            "a connection ended"
+        );
         connection.close(code::SHUTTING_DOWN, b"");
         drop((registered, place, network));
     }

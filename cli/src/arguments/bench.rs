@@ -23,6 +23,9 @@ pub struct Bench {
     /// What to measure.
     #[arg(long, value_delimiter = ',', default_value = "throughput,reads")]
     pub suite: Vec<Suite>,
+    /// Measure only the lines whose names hold this text, such as "40 ms" (suite links).
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub line: String,
     /// How many files of 20 KiB the small files are.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
     pub small_files: u32,

@@ -87,7 +87,7 @@ pub(super) async fn lines(bench: &mut Workbench<'_>) -> Result<(), Failure> {
 }
 
 async fn each_line(bench: &mut Workbench<'_>, shaped: &mut Shaped) -> Result<(), Failure> {
-    for line in &LINES {
+    for line in LINES.iter().filter(|line| line.name.contains(&bench.arguments.line)) {
         let bytes = line.bytes.min(bench.arguments.size.bytes());
         let path = bench.folder.join("line.bin");
         for round in 0..=bench.arguments.rounds {

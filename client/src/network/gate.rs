@@ -259,6 +259,14 @@ impl Lane {
         for node in state.nodes.values_mut() {
             node.goodput.advance(now);
         }
+        tracing::trace!(
+            direction = ?self.direction,
+            limit = state.all.limit(),
+            running = state.running.len(),
+            moving = state.moving(),
+            waiting = state.waiting.len(),
+            "looked at transfers"
+        );
         Some(self.admit_waiting(&mut state))
     }
 }
