@@ -5,6 +5,7 @@
 //! are built on top of everything, are separate programs.
 
 pub mod floor;
+pub mod memory;
 pub mod peers;
 pub mod plot;
 pub mod record;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use dolmen_benches::record::Circumstances;
 use dolmen_proto::limits::MIB;
 
-use super::{DATAGRAM_BYTES, Label, Workbench, failed, reads, source, throughput, timed};
+use super::{BUFFERS_BYTES, DATAGRAM_BYTES, Label, Workbench, failed, reads, source, throughput, timed_ready};
 use crate::failure::Failure;
 
 /// Shares of all nodes that are dead, in per cent.
@@ -43,7 +43,7 @@ pub(super) async fn measure(bench: &mut Workbench<'_>) -> Result<(), Failure> {
         for round in 0..=bench.arguments.rounds {
             let target = bench.folder.join("floor-restored.bin");
             let get = async { floor.get(bytes, &target, &dead).await.map_err(|e| failed("floor get", &e)) };
-            let (_, mut took) = timed(&floor.pids(), get).await?;
+            let (_, mut took) = timed_ready(&floor.pids(), bytes + BUFFERS_BYTES, get).await?;
             took.bytes = bytes;
             bench.record(with_fault("floor", "get under faults", bytes, &fault), round, took);
             std::fs::remove_file(&target).map_err(|error| Failure::local("could not remove a file", &error))?;

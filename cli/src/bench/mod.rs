@@ -15,6 +15,7 @@ mod throughput;
 use std::path::{Path, PathBuf};
 
 use dolmen_benches::floor::{self, Floor, Shape};
+use dolmen_benches::memory;
 use dolmen_benches::record::{Circumstances, Run, Setting};
 use dolmen_benches::usage::{Meter, Usage};
 use dolmen_client::{Client, ClientConfig, Progress, Snapshot};
@@ -30,6 +31,9 @@ use crate::terminal::Terminal;
 
 /// Datagrams of the floor: what loopback carries, as Dolmen's data plane uses it.
 const DATAGRAM_BYTES: u16 = 65_000;
+
+/// Buffers that a piece of work needs beside what it writes.
+const BUFFERS_BYTES: u64 = 512 * 1024 * 1024;
 
 /// Runs the benchmark.
 ///
@@ -148,6 +152,11 @@ impl<'a> Workbench<'a> {
         })
     }
 
+    /// What storing so much writes on all nodes together, with room for buffers.
+    fn stored_bytes(&self, bytes: u64) -> u64 {
+        bytes.saturating_mul(self.shape.n as u64) / self.shape.k as u64 + BUFFERS_BYTES
+    }
+
     fn terminal(&self) -> Terminal {
         self.context.terminal()
     }
@@ -241,10 +250,29 @@ impl<'a> Workbench<'a> {
     }
 }
 
+/// Times a piece of work of this process and of `servers` that makes, or fills caches with, about so many bytes; see
+/// [`memory::make_ready`].
+async fn timed_ready<T>(
+    servers: &[u32],
+    bytes: u64,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<(T, Timed), Failure> {
+    sync().await;
+    let _ = tokio::task::spawn_blocking(move || memory::make_ready(bytes)).await;
+    timed_at_once(servers, work).await
+}
+
 /// Times a piece of work of this process and of `servers`.
 async fn timed<T>(servers: &[u32], work: impl Future<Output = Result<T, Failure>>) -> Result<(T, Timed), Failure> {
     // What was written before must not be flushed at the expense of what comes now.
     sync().await;
+    timed_at_once(servers, work).await
+}
+
+async fn timed_at_once<T>(
+    servers: &[u32],
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<(T, Timed), Failure> {
     let meter = Meter::start(servers);
     let started = std::time::Instant::now();
     let done = work.await?;

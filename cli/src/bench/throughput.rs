@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use dolmen_benches::floor::Floor;
 use dolmen_client::{Client, Destination, GetOptions, PutOptions};
 
-use super::{Label, Timed, Workbench, failed, source, timed, wrong_bytes};
+use super::{BUFFERS_BYTES, Label, Timed, Workbench, failed, source, timed, timed_ready, wrong_bytes};
 use crate::failure::Failure;
 
 /// The smallest file of the sizes.
@@ -24,14 +24,14 @@ pub(super) async fn measure(bench: &mut Workbench<'_>) -> Result<(), Failure> {
         let servers = floor.pids();
         for (operation, synced) in [("put, synced", true), ("put", false)] {
             let store = async { floor.put(&file, synced).await.map_err(|error| failed("floor put", &error)) };
-            let (_, mut took) = timed(&servers, store).await?;
+            let (_, mut took) = timed_ready(&servers, bench.stored_bytes(bytes), store).await?;
             took.bytes = bytes;
             bench.record(Label::plain("floor", operation, bytes), round, took);
         }
         let link = put(bench, &client, &file, Label::plain("dolmen", "put", bytes), round).await?;
         let target = bench.folder.join("floor-restored.bin");
         let get = async { floor.get(bytes, &target, &[]).await.map_err(|error| failed("floor get", &error)) };
-        let (_, mut took) = timed(&servers, get).await?;
+        let (_, mut took) = timed_ready(&servers, bytes + BUFFERS_BYTES, get).await?;
         took.bytes = bytes;
         if !source::same(&file, &target)? {
             return Err(wrong_bytes("the floor"));
@@ -59,13 +59,13 @@ pub(super) async fn sizes(bench: &mut Workbench<'_>) -> Result<(), Failure> {
         while bytes <= most {
             source::write_noise(&file, bytes, round)?;
             let store = async { floor.put(&file, false).await.map_err(|error| failed("floor put", &error)) };
-            let (_, mut took) = timed(&servers, store).await?;
+            let (_, mut took) = timed_ready(&servers, bench.stored_bytes(bytes), store).await?;
             took.bytes = bytes;
             bench.record(Label::plain("floor", "put by size", bytes), round, took);
             let link = put(bench, &client, &file, Label::plain("dolmen", "put by size", bytes), round).await?;
             let target = bench.folder.join("floor-restored.bin");
             let get = async { floor.get(bytes, &target, &[]).await.map_err(|error| failed("floor get", &error)) };
-            let (_, mut took) = timed(&servers, get).await?;
+            let (_, mut took) = timed_ready(&servers, bytes + BUFFERS_BYTES, get).await?;
             took.bytes = bytes;
             bench.record(Label::plain("floor", "get by size", bytes), round, took);
             remove(&target)?;
@@ -106,8 +106,9 @@ pub(super) async fn put(
     round: u64,
 ) -> Result<String, Failure> {
     let servers = bench.network.pids();
+    let length = length_of(path)?;
     let put = async { Ok(client.put_anonymous(std::slice::from_ref(path), &PutOptions::default()).await?) };
-    let (stored, mut took) = timed(&servers, put).await?;
+    let (stored, mut took) = timed_ready(&servers, bench.stored_bytes(length), put).await?;
     if !stored.failed.is_empty() || stored.degraded {
         return Err(Failure::bug("a put of the benchmark was not whole", format!("{:?}", stored.failed)));
     }
@@ -128,8 +129,9 @@ pub(super) async fn get_file(
     let target = bench.folder.join("restored");
     std::fs::create_dir_all(&target).map_err(|error| Failure::local("could not make a folder", &error))?;
     let servers = bench.network.pids();
+    let length = length_of(original)?;
     let get = async { Ok(client.get(link, Destination::Path(target.clone()), &GetOptions::default()).await?) };
-    let (restored, mut took) = timed(&servers, get).await?;
+    let (restored, mut took) = timed_ready(&servers, length + BUFFERS_BYTES, get).await?;
     took.bytes = restored.bytes;
     let name = original.file_name().unwrap_or_default();
     if !restored.failed.is_empty() || !source::same(original, &target.join(name))? {
@@ -137,6 +139,11 @@ pub(super) async fn get_file(
     }
     std::fs::remove_dir_all(&target).map_err(|error| Failure::local("could not remove a folder", &error))?;
     Ok(took)
+}
+
+fn length_of(path: &std::path::Path) -> Result<u64, Failure> {
+    let metadata = path.metadata().map_err(|error| Failure::local("could not look at the source", &error))?;
+    Ok(metadata.len())
 }
 
 fn remove(path: &std::path::Path) -> Result<(), Failure> {
