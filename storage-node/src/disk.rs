@@ -5,10 +5,15 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt as _, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::fs::{Advice, FlockOperation};
+
+/// Pages of files and of memory, in bytes: what a device can take past the operating system's cache is made of these. No smaller
+/// than the blocks of any disk in use.
+pub const PAGE_BYTES: usize = 4096;
 
 /// One folder of plain files, and the device under it.
 pub trait Disk: Send + Sync + 'static {
@@ -59,6 +64,15 @@ pub trait DiskFile: Send + Sync + 'static {
     /// # Errors
     /// `StorageFull`, or whatever the device reports; part of the bytes may be written then.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// As [`DiskFile::write_at`], for whole pages that nobody is expected to read soon: offset, length and the place in memory are
+    /// multiples of [`PAGE_BYTES`].
+    ///
+    /// # Errors
+    /// As [`DiskFile::write_at`].
+    fn write_pages(&self, pages: &[u8], offset: u64) -> io::Result<()> {
+        self.write_at(pages, offset)
+    }
 
     /// Makes every write that returned before this call durable, the file's length included.
     ///
@@ -137,9 +151,9 @@ impl Disk for FileDisk {
     }
 
     fn open(&self, name: &str, create: bool) -> io::Result<RealFile> {
-        let file =
-            OpenOptions::new().read(true).write(true).create_new(create).mode(0o600).open(self.path.join(name))?;
-        Ok(RealFile { file })
+        let path = self.path.join(name);
+        let file = OpenOptions::new().read(true).write(true).create_new(create).mode(0o600).open(&path)?;
+        Ok(RealFile { file, path, direct: OnceLock::new() })
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
@@ -160,6 +174,22 @@ impl Disk for FileDisk {
 #[derive(Debug)]
 pub struct RealFile {
     file: File,
+    path: PathBuf,
+    /// The same file past the cache, opened when it is first needed; none where the file system has no such thing.
+    direct: OnceLock<Option<File>>,
+}
+
+impl RealFile {
+    fn direct(&self) -> Option<&File> {
+        let open = || {
+            let flags = i32::try_from(rustix::fs::OFlags::DIRECT.bits()).ok()?;
+            let direct = OpenOptions::new().write(true).custom_flags(flags).open(&self.path).ok()?;
+            // The name may have been given to another file meanwhile.
+            let (this, other) = (self.file.metadata().ok()?, direct.metadata().ok()?);
+            (this.dev() == other.dev() && this.ino() == other.ino()).then_some(direct)
+        };
+        self.direct.get_or_init(open).as_ref()
+    }
 }
 
 impl DiskFile for RealFile {
@@ -178,6 +208,20 @@ impl DiskFile for RealFile {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.file.write_all_at(bytes, offset)
+    }
+
+    /// Past the cache, where the file system can: a node stores far more than fits there, and reads little of it soon. Through
+    /// the cache every page would be taken from the system, filled and thrown out again, at several times the cost.
+    fn write_pages(&self, pages: &[u8], offset: u64) -> io::Result<()> {
+        let Some(direct) = self.direct() else { return self.write_at(pages, offset) };
+        match direct.write_at(pages, offset) {
+            Ok(count) if count == pages.len() => Ok(()),
+            // What a device leaves over, or does not take in this form, goes the other way: writing again does no harm.
+            Ok(count) => self.write_at(&pages[count..], offset + count as u64),
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => self.write_at(pages, offset),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.write_at(pages, offset),
+            Err(error) => Err(error),
+        }
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -210,6 +254,29 @@ mod tests {
         assert_eq!(FileDisk::open(folder.path()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         drop(first);
         FileDisk::open(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn pages_past_the_cache_are_what_readers_see() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = FileDisk::open(folder.path()).unwrap();
+        let file = disk.open("a", true).unwrap();
+        let memory: Vec<u8> = (0..5 * PAGE_BYTES).map(|place| u8::try_from(place / 7 % 256).unwrap()).collect();
+        let start = memory.as_ptr().align_offset(PAGE_BYTES);
+        let pages = &memory[start..start + 3 * PAGE_BYTES];
+        let mut seen = vec![0; 3 * PAGE_BYTES];
+        // Read before, so that stale pages are in the cache; written around, so that some are dirty.
+        file.write_at(&vec![9; 5 * PAGE_BYTES], 0).unwrap();
+        assert_eq!(file.read_at(&mut seen, PAGE_BYTES as u64).unwrap(), seen.len());
+        file.write_pages(pages, PAGE_BYTES as u64).unwrap();
+        assert_eq!(file.read_at(&mut seen, PAGE_BYTES as u64).unwrap(), seen.len());
+        assert!(seen == pages);
+        file.write_at(b"tail", 4 * PAGE_BYTES as u64).unwrap();
+        file.write_pages(pages, 8 * PAGE_BYTES as u64).unwrap();
+        file.sync().unwrap();
+        assert_eq!(file.len().unwrap(), 11 * PAGE_BYTES as u64);
+        assert_eq!(file.read_at(&mut seen, 8 * PAGE_BYTES as u64).unwrap(), seen.len());
+        assert!(seen == pages);
     }
 
     #[test]

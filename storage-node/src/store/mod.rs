@@ -25,6 +25,7 @@ mod index;
 mod marker;
 mod open;
 mod options;
+mod pages;
 mod read;
 mod rebuild;
 mod record;

@@ -52,7 +52,7 @@ pub struct StoreOptions {
     pub index_cache_bytes: u64,
     /// Volume files held open in each folder while nobody reads them.
     pub open_files_max: usize,
-    /// Memory that each running put uses to gather small pieces, in bytes.
+    /// Memory in which each running put gathers what it writes at a time, in bytes.
     pub write_buffer_bytes: usize,
     /// An expired lease is kept this much longer while space allows.
     pub grace: Duration,
@@ -70,7 +70,7 @@ impl StoreOptions {
             reserve_bytes: limits::GIB,
             index_cache_bytes: 16 * limits::MIB,
             open_files_max: 128,
-            write_buffer_bytes: 128 * 1024,
+            write_buffer_bytes: 256 * 1024,
             grace: limits::LEASE_GRACE,
         }
     }

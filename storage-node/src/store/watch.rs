@@ -110,6 +110,10 @@ impl<F: DiskFile> DiskFile for WatchedFile<F> {
         self.health.run(|| self.file.write_at(bytes, offset))
     }
 
+    fn write_pages(&self, pages: &[u8], offset: u64) -> io::Result<()> {
+        self.health.run(|| self.file.write_pages(pages, offset))
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.health.run(|| self.file.sync())
     }

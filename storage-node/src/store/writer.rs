@@ -12,11 +12,15 @@ use dolmen_proto::root::RootHasher;
 use super::append::{Draft, Written};
 use super::commit::Ticket;
 use super::folder::{FileOf, Folder, Room, VolumeOf};
+use super::pages::PageBuffer;
 use super::record::{CHECK_BYTES, HEADER_BYTES, Kind, Record, encode_lease, outboard_bytes, span};
 use super::sync::lock;
 use super::volume::{Change, Hold, Mode};
 use super::{LEASE_TERMS_MAX_BYTES, LeaseRecord, StoreError};
 use crate::disk::{Disk, DiskFile};
+
+/// Smaller shards are written through the cache: several of them go to the disk together.
+const UNCACHED_LEAST_BYTES: u32 = 256 * 1024;
 
 /// A shard being written. Dropped unfinished, its space is given back.
 pub struct ShardWriter<D: Disk> {
@@ -34,9 +38,8 @@ struct Extent<D: Disk> {
     hold: Hold<FileOf<D>>,
     file: Arc<FileOf<D>>,
     record: Record,
-    /// Bytes of the body written so far.
-    written: u64,
-    buffer: Vec<u8>,
+    /// Taken when the first bytes come, given back when it is over.
+    buffer: Option<PageBuffer>,
 }
 
 impl<D: Disk> std::fmt::Debug for ShardWriter<D> {
@@ -86,7 +89,7 @@ impl<D: Disk> ShardWriter<D> {
                 return Err(folder.io_error("opening a volume", &error));
             }
         };
-        let extent = Extent { hold, file, record, written: 0, buffer: Vec::new() };
+        let extent = Extent { hold, file, record, buffer: None };
         Ok(Self { folder, root, length_bytes, hasher: RootHasher::new(), extent: Some(extent), pinned: true })
     }
 
@@ -100,18 +103,10 @@ impl<D: Disk> ShardWriter<D> {
             return Err(StoreError::WrongLength { named: u64::from(self.length_bytes), actual: received });
         }
         self.hasher.update(bytes);
-        let capacity = self.folder.options.write_buffer_bytes;
-        let Some(extent) = &mut self.extent else { return Ok(()) };
-        if extent.buffer.len() + bytes.len() < capacity {
-            extent.buffer.extend_from_slice(bytes);
-            return Ok(());
+        match &mut self.extent {
+            Some(extent) => extent.take(&self.folder, bytes),
+            None => Ok(()),
         }
-        extent.flush(&self.folder)?;
-        if bytes.len() < capacity {
-            extent.buffer.extend_from_slice(bytes);
-            return Ok(());
-        }
-        extent.put(&self.folder, bytes)
     }
 
     /// Checks length and root and writes the lease; the shard is there once the ticket is committed.
@@ -128,8 +123,7 @@ impl<D: Disk> ShardWriter<D> {
             return Err(StoreError::WrongRoot { named: self.root, actual });
         }
         if let Some(extent) = &mut self.extent {
-            extent.flush(&self.folder)?;
-            extent.put_tail(&self.folder, &outboard)?;
+            extent.take_tail(&self.folder, &outboard)?;
         }
         let Some(extent) = self.extent.take() else {
             let (hold, record) = append_lease(&self.folder, &self.root, &lease, self.length_bytes, None)?;
@@ -141,7 +135,8 @@ impl<D: Disk> ShardWriter<D> {
 
     /// The shard is whole in its volume: lists it there, writes the lease, registers both as one change.
     fn complete(&mut self, extent: Extent<D>, lease: &LeaseRecord) -> Result<Ticket, StoreError> {
-        let Extent { hold, record, .. } = extent;
+        let Extent { hold, record, buffer, .. } = extent;
+        self.folder.give_back(buffer);
         let volume = hold.volume().clone();
         let open = {
             let mut tail = lock(&volume.tail);
@@ -181,6 +176,7 @@ impl<D: Disk> Drop for ShardWriter<D> {
     fn drop(&mut self) {
         if let Some(extent) = self.extent.take() {
             self.folder.abandon(extent.hold.volume(), &extent.record);
+            self.folder.give_back(extent.buffer);
         }
         if self.pinned {
             self.folder.unpin_failed(self.root.as_bytes());
@@ -189,27 +185,21 @@ impl<D: Disk> Drop for ShardWriter<D> {
 }
 
 impl<D: Disk> Extent<D> {
-    fn put(&mut self, folder: &Folder<D>, bytes: &[u8]) -> Result<(), StoreError> {
-        let offset = self.record.body_offset() + self.written;
-        let result = self.file.write_at(bytes, offset);
-        result.map_err(|error| folder.write_error("writing a shard", self.record.span(), &error))?;
-        self.written += bytes.len() as u64;
-        Ok(())
-    }
-
-    fn flush(&mut self, folder: &Folder<D>) -> Result<(), StoreError> {
-        if self.buffer.is_empty() {
-            return Ok(());
+    /// Takes in bytes that follow those before, and writes them when there are many.
+    fn take(&mut self, folder: &Folder<D>, mut bytes: &[u8]) -> Result<(), StoreError> {
+        let record = &self.record;
+        let buffer = self.buffer.get_or_insert_with(|| folder.page_buffer(record));
+        while !bytes.is_empty() {
+            bytes = &bytes[buffer.take(bytes)..];
+            if buffer.is_full() {
+                write_out(buffer, &*self.file, folder, record)?;
+            }
         }
-        let buffer = std::mem::take(&mut self.buffer);
-        self.put(folder, &buffer)?;
-        self.buffer = buffer;
-        self.buffer.clear();
         Ok(())
     }
 
-    /// Writes outboard, check and padding, so that the file reaches the end of the record.
-    fn put_tail(&mut self, folder: &Folder<D>, outboard: &[u8]) -> Result<(), StoreError> {
+    /// Takes in outboard, check and padding, and writes what is left, so that the file reaches the end of the record.
+    fn take_tail(&mut self, folder: &Folder<D>, outboard: &[u8]) -> Result<(), StoreError> {
         debug_assert_eq!(outboard.len(), self.record.tail_bytes as usize);
         let mut bytes = Vec::with_capacity(outboard.len() + CHECK_BYTES + HEADER_BYTES);
         if !outboard.is_empty() {
@@ -219,8 +209,27 @@ impl<D: Disk> Extent<D> {
         let end = self.record.tail_offset() + bytes.len() as u64;
         let padding = usize::try_from(self.record.end() - end).expect("padding is under 128 bytes");
         bytes.resize(bytes.len() + padding, 0);
-        if bytes.is_empty() { Ok(()) } else { self.put(folder, &bytes) }
+        self.take(folder, &bytes)?;
+        match &mut self.buffer {
+            Some(buffer) => write_out(buffer, &*self.file, folder, &self.record),
+            None => Ok(()),
+        }
     }
+}
+
+fn write_out<D: Disk>(
+    buffer: &mut PageBuffer,
+    file: &FileOf<D>,
+    folder: &Folder<D>,
+    record: &Record,
+) -> Result<(), StoreError> {
+    let through_cache = |bytes: &[u8], offset| file.write_at(bytes, offset);
+    let written = if record.body_bytes < UNCACHED_LEAST_BYTES {
+        buffer.write_out(through_cache, through_cache)
+    } else {
+        buffer.write_out(through_cache, |pages, offset| file.write_pages(pages, offset))
+    };
+    written.map_err(|error| folder.write_error("writing a shard", record.span(), &error))
 }
 
 /// Refuses terms that are too long.
