@@ -69,10 +69,14 @@ impl LocalNetwork {
             None => 12,
         };
         let missing = (0..count).filter(|number| !config_path(&nodes_folder, *number).exists());
-        let ports = missing.map(|number| Ok((number, free_port_pair()?)));
-        let ports = ports.collect::<Result<BTreeMap<usize, (SocketAddr, SocketAddr)>, Failure>>()?;
+        // Held until all are chosen and the doors are open: a port that is let go is soon given out again.
+        let held = missing.map(|number| Ok((number, free_ports()?)));
+        let held = held.collect::<Result<BTreeMap<usize, [(UdpSocket, SocketAddr); 2]>, Failure>>()?;
+        let ports: BTreeMap<usize, (SocketAddr, SocketAddr)> =
+            held.iter().map(|(number, [data, control])| (*number, (data.1, control.1))).collect();
         let listening: Vec<SocketAddr> = ports.values().map(|(listen, _)| *listen).collect();
         let doors: BTreeMap<SocketAddr, SocketAddr> = listening.iter().copied().zip(open(&listening)?).collect();
+        drop(held);
         let mut nodes = Vec::with_capacity(count);
         let mut bootstrap: Vec<String> = Vec::new();
         for number in 0..count {
@@ -330,17 +334,16 @@ fn existing_nodes(nodes_folder: &Path) -> Result<usize, Failure> {
     Ok(count)
 }
 
-/// Two free UDP ports on loopback. Another program may take them before the node does; then the node says so.
-fn free_port_pair() -> Result<(SocketAddr, SocketAddr), Failure> {
+/// Two free UDP ports on loopback, held by sockets. Once those are gone another program may take a port before the node does;
+/// then the node says so.
+fn free_ports() -> Result<[(UdpSocket, SocketAddr); 2], Failure> {
     let bind = || {
-        UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))
-            .and_then(|socket| socket.local_addr().map(|address| (socket, address)))
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let address = socket.local_addr()?;
+        Ok((socket, address))
     };
-    let trouble = |error| Failure::local("could not find a free UDP port on loopback", &error);
-    let (data_socket, data) = bind().map_err(trouble)?;
-    let (control_socket, control) = bind().map_err(trouble)?;
-    drop((data_socket, control_socket));
-    Ok((data, control))
+    let trouble = |error: std::io::Error| Failure::local("could not find a free UDP port on loopback", &error);
+    Ok([bind().map_err(trouble)?, bind().map_err(trouble)?])
 }
 
 fn toml_text(text: &str) -> String {
