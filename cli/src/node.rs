@@ -72,6 +72,7 @@ fn init(context: &Context, arguments: NodeInit) -> Result<Exit, Failure> {
         listen: Some(arguments.listen),
         control: arguments.control,
         announce: arguments.announce,
+        announce_control_port: None,
         bootstrap: context.bootstrap().to_vec(),
         ..InitOptions::default()
     };

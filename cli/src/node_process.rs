@@ -90,6 +90,8 @@ impl LocalNetwork {
                     listen: Some(listen),
                     control: Some(control),
                     announce: doors.get(&listen).map(ToString::to_string),
+                    // The directory's packets do not go through the doors.
+                    announce_control_port: doors.contains_key(&listen).then(|| control.port()),
                     datagram_bytes,
                     bootstrap: bootstrap.clone(),
                     ..InitOptions::default()

@@ -30,10 +30,11 @@ pub(crate) async fn addresses(announce: Option<&Announce>, data: SocketAddr, con
         let on = |socket: SocketAddr| vec![SocketAddr::new(reachable_ip(socket.ip()), socket.port())];
         return Addresses { data: on(data), control: on(control) };
     };
-    let (data_port, control_port) = match announce.port {
+    let (data_port, next_port) = match announce.port {
         Some(port) => (port, port.saturating_add(1)),
         None => (data.port(), control.port()),
     };
+    let control_port = announce.control_port.unwrap_or(next_port);
     let found: Vec<IpAddr> = match tokio::net::lookup_host((announce.host.as_str(), data_port)).await {
         Ok(found) => found.map(|address| address.ip()).take(NODE_ADDRESSES_MAX).collect(),
         Err(error) => {
@@ -127,5 +128,8 @@ mod tests {
         let announce: Announce = "192.0.2.7".parse().expect("valid");
         let found = addresses(Some(&announce), socket("0.0.0.0:5"), socket("0.0.0.0:6")).await;
         assert_eq!((found.data[0].port(), found.control[0].port()), (5, 6));
+        let announce = Announce { control_port: Some(9), ..announce };
+        let found = addresses(Some(&announce), socket("0.0.0.0:5"), socket("0.0.0.0:6")).await;
+        assert_eq!((found.data[0].port(), found.control[0].port()), (5, 9));
     }
 }

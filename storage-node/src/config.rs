@@ -126,6 +126,8 @@ pub struct Announce {
     pub host: String,
     /// The data port as seen from outside; the control port is the next one. `None`: the ports listened on.
     pub port: Option<u16>,
+    /// The control port as seen from outside, where it is not that.
+    pub control_port: Option<u16>,
 }
 
 impl FromStr for Announce {
@@ -135,11 +137,11 @@ impl FromStr for Announce {
     fn from_str(text: &str) -> Result<Self, String> {
         let bad = || format!("{text:?} is not HOST or HOST:PORT; write an IPv6 address with a port as [ADDRESS]:PORT");
         if let Ok(address) = text.parse::<SocketAddr>() {
-            return Ok(Self { host: address.ip().to_string(), port: Some(address.port()) });
+            return Ok(Self { host: address.ip().to_string(), port: Some(address.port()), control_port: None });
         }
         let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
         if let Ok(address) = bare.parse::<std::net::IpAddr>() {
-            return Ok(Self { host: address.to_string(), port: None });
+            return Ok(Self { host: address.to_string(), port: None, control_port: None });
         }
         let (host, port) = match text.split_once(':') {
             Some((host, port)) => (host, Some(port.parse::<u16>().map_err(|_| bad())?)),
@@ -149,7 +151,7 @@ impl FromStr for Announce {
         if host.is_empty() || host.len() > limits::NODE_TEXT_MAX_BYTES || !named || port == Some(0) {
             return Err(bad());
         }
-        Ok(Self { host: host.to_owned(), port })
+        Ok(Self { host: host.to_owned(), port, control_port: None })
     }
 }
 
@@ -314,6 +316,7 @@ struct File {
     listen: SocketAddr,
     control: Option<SocketAddr>,
     announce: Option<String>,
+    announce_control_port: Option<u16>,
     #[serde(default)]
     bootstrap: Vec<String>,
     #[serde(default, deserialize_with = "optional_size")]
@@ -427,6 +430,12 @@ impl File {
         }
         config.announce =
             self.announce.map(|text| text.parse()).transpose().map_err(|what| invalid("announce", what))?;
+        if self.announce_control_port == Some(0) {
+            return Err(invalid("announce_control_port", "0 is no port".to_owned()));
+        }
+        if let Some(announce) = &mut config.announce {
+            announce.control_port = self.announce_control_port;
+        }
         config.bootstrap = self.bootstrap;
         let region = self.region.map(|text| text.parse()).transpose();
         config.region = region.map_err(|error: RegionError| invalid("region", error.to_string()))?;

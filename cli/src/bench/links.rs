@@ -97,6 +97,7 @@ async fn each_line(bench: &mut Workbench<'_>, shaped: &mut Shaped) -> Result<(),
             let label =
                 Label { circumstances: line.circumstances(), ..Label::plain("dolmen", "put over a line", bytes) };
             let link = throughput::put(bench, &client, &path, label, round).await?;
+            tracing::debug!(line = line.name, counters = ?shaped.shaper.counters(), "what the shaper did");
             client.shut_down().await;
             let original = open(&path)?;
             // Another client, so that nothing is warm: how many round trips the first byte takes.
@@ -112,6 +113,7 @@ async fn each_line(bench: &mut Workbench<'_>, shaped: &mut Shaped) -> Result<(),
             bench.record(Label { circumstances: line.circumstances(), ..label }, round, took);
             let client = bench.new_client().await?;
             let took = throughput::get_file(bench, &client, &link, &path).await?;
+            tracing::debug!(line = line.name, counters = ?shaped.shaper.counters(), "what the shaper did");
             let label =
                 Label { circumstances: line.circumstances(), ..Label::plain("dolmen", "get over a line", bytes) };
             bench.record(label, round, took);

@@ -34,7 +34,7 @@ use super::{DirectoryError, DirectoryMode, DirectoryOptions, Shared, cache};
 const TICK: Duration = Duration::from_secs(1);
 /// After a change of the record or a failed attempt.
 const PUBLISH_AGAIN: Duration = Duration::from_secs(30);
-/// First wait before bootstrap nodes are dialled again while nobody is known; doubles.
+/// First wait before bootstrap nodes are dialled again while nobody is known, or one of them was not reached; doubles.
 const REDIAL_FIRST: Duration = Duration::from_secs(2);
 /// Longest such wait, and the wait while others are known: two networks that were cut apart meet again.
 const REDIAL_MAX: Duration = Duration::from_secs(5 * 60);

@@ -1,5 +1,6 @@
 //! What the tests of this module share: records, and networks of real nodes on loopback.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -63,12 +64,17 @@ pub(super) struct Node {
 
 impl Node {
     pub(super) async fn start(identity: Identity, bootstrap: Vec<Multiaddr>, cache: Option<PathBuf>) -> Self {
+        Self::start_at("127.0.0.1:0".parse().expect("an address"), identity, bootstrap, cache).await
+    }
+
+    pub(super) async fn start_at(
+        listen: SocketAddr,
+        identity: Identity,
+        bootstrap: Vec<Multiaddr>,
+        cache: Option<PathBuf>,
+    ) -> Self {
         let (record, receiver) = watch::channel(Bytes::new());
-        let mode = DirectoryMode::Server {
-            listen: "127.0.0.1:0".parse().expect("an address"),
-            announce: Vec::new(),
-            record: receiver,
-        };
+        let mode = DirectoryMode::Server { listen, announce: Vec::new(), record: receiver };
         let options = DirectoryOptions { identity: identity.clone(), mode, bootstrap, cache };
         let directory = Directory::start(options).await.expect("loopback has free ports");
         let node = Self { directory, identity, record };

@@ -57,6 +57,20 @@ async fn thirty_nodes_are_found_resolved_and_ordered_by_distance() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bootstrap_node_that_comes_late_is_found_by_those_who_found_each_other() {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let late = socket.local_addr().expect("a port");
+    let address = super::bootstrap_address(late, identity(1).node_id());
+    let second = Node::start(identity(2), vec![address.clone()], None).await;
+    let third = Node::start(identity(3), vec![address, second.address()], None).await;
+    eventually("they find each other", async || !second.directory.listed_nodes().await.is_empty()).await;
+    drop(socket);
+    let first = Node::start_at(late, identity(1), Vec::new(), None).await;
+    eventually("the first is found by both", async || first.directory.listed_nodes().await.len() == 2).await;
+    end(vec![first, second, third]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_with_a_cache_needs_no_bootstrap_node() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("nodes.cache");

@@ -32,6 +32,8 @@ pub struct InitOptions {
     pub control: Option<SocketAddr>,
     /// Where others reach the node, as HOST or HOST:PORT.
     pub announce: Option<String>,
+    /// The port of the directory as others see it, where `announce` is given and it is not the next one.
+    pub announce_control_port: Option<u16>,
     /// Largest datagram of the data plane, in bytes.
     pub datagram_bytes: Option<u16>,
     /// Multiaddresses of other nodes.
@@ -127,6 +129,13 @@ fn render(options: &InitOptions) -> String {
         "announce",
         options.announce.as_deref().map(quoted),
         "\"node.example.org\"",
+    );
+    key(
+        text_ref,
+        "The control port as others see it, where a router forwards another one than the next.",
+        "announce_control_port",
+        options.announce_control_port.map(|port| port.to_string()),
+        "4800",
     );
     key(
         text_ref,

@@ -86,7 +86,11 @@ fn announced_hosts_are_read_in_all_their_shapes() {
         ("[2001:db8::1]", "2001:db8::1", None),
         ("[2001:db8::1]:5000", "2001:db8::1", Some(5000)),
     ] {
-        assert_eq!(text.parse::<Announce>(), Ok(Announce { host: host.to_owned(), port }), "{text}");
+        assert_eq!(
+            text.parse::<Announce>(),
+            Ok(Announce { host: host.to_owned(), port, control_port: None }),
+            "{text}"
+        );
     }
 }
 

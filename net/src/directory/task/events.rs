@@ -16,7 +16,7 @@ use super::super::behaviour::{BehaviourEvent, KAD_PROTOCOL, PROTOCOL_VERSION};
 use super::super::buckets;
 use super::super::records::{self, RecordRefusal};
 use super::super::sampling::FRESH;
-use super::{PUBLISH_AGAIN, REDIAL_FIRST, REDIAL_MAX, Task};
+use super::{PUBLISH_AGAIN, REDIAL_FIRST, Task};
 
 /// Dials in vain after which a peer leaves the routing table.
 const FAILURES_MAX: u32 = 2;
@@ -195,7 +195,6 @@ impl Task {
         let listed = buckets::size(&mut self.swarm.behaviour_mut().kad);
         let before = self.shared.listed.send_replace(listed);
         if before == 0 && listed > 0 {
-            self.redial_due = Instant::now() + REDIAL_MAX;
             if let Some(publication) = &mut self.publication {
                 publication.due = Instant::now() + PUBLISH_FIRST;
             }

@@ -1,6 +1,7 @@
 //! Finding a start: bootstrap nodes and remembered ones.
 //!
-//! Decides whom to dial before anybody is known, and when to try again. Never lists anybody: who answers and speaks
+//! Decides whom to dial before anybody is known, and when to try again: soon and ever later while nobody, or not every bootstrap node,
+//! was reached. Never lists anybody: who answers and speaks
 //! our Kademlia is listed by [`super::events`].
 
 use std::time::Instant;
@@ -19,7 +20,9 @@ impl Task {
     /// Dials bootstrap nodes, and remembered ones while nobody is known.
     pub(super) fn dial_start(&mut self) {
         let alone = *self.shared.listed.borrow() == 0;
-        self.redial_wait = if alone { (self.redial_wait * 2).min(REDIAL_MAX) } else { REDIAL_MAX };
+        // Nodes that start together may find each other before the bootstrap nodes run, and would be a network of their own.
+        let unsettled = alone || self.lacks_bootstrap_nodes();
+        self.redial_wait = if unsettled { (self.redial_wait * 2).min(REDIAL_MAX) } else { REDIAL_MAX };
         self.redial_due = Instant::now() + self.redial_wait;
         if alone {
             let contacts: Vec<_> = {
@@ -49,6 +52,21 @@ impl Task {
                 }
             });
         }
+    }
+
+    /// Whether a bootstrap node whose identity is known is neither listed nor connected.
+    fn lacks_bootstrap_nodes(&mut self) -> bool {
+        let own = *self.swarm.local_peer_id();
+        let named: Vec<PeerId> = self.bootstrap.iter().filter_map(named_peer).filter(|peer| *peer != own).collect();
+        named.into_iter().any(|peer| {
+            let listed = self
+                .swarm
+                .behaviour_mut()
+                .kad
+                .kbucket(peer)
+                .is_some_and(|bucket| bucket.iter().any(|entry| entry.node.key.preimage() == &peer));
+            !listed && !self.swarm.is_connected(&peer)
+        })
     }
 
     pub(super) fn dial(&mut self, address: Multiaddr) {
