@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use quinn::congestion::CubicConfig;
+use quinn::congestion::{BbrConfig, CubicConfig};
 use quinn::{AckFrequencyConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
 use crate::options::DataPlaneOptions;
@@ -88,7 +88,10 @@ impl PathClass {
             }
             Self::Private | Self::Internet => {
                 acknowledgements.ack_eliciting_threshold(VarInt::from_u32(10));
-                transport.initial_mtu(SAFE_DATAGRAM_BYTES).enable_segmentation_offload(true);
+                transport
+                    .initial_mtu(SAFE_DATAGRAM_BYTES)
+                    .enable_segmentation_offload(true)
+                    .congestion_controller_factory(Arc::new(BbrConfig::default()));
             }
         }
         let window = VarInt::from_u64(options.window_start_bytes).unwrap_or(VarInt::MAX);

@@ -73,6 +73,10 @@ pub struct Counters {
     pub too_large: Tally,
     /// Were refused by the system when they should have gone out, or came too late for a client that had gone.
     pub unsent: Tally,
+    /// How long all that was not dropped waited in queues and for its turn on the line, in microseconds, together.
+    pub waited_us: u64,
+    /// The longest of these waits.
+    pub longest_wait_us: u64,
 }
 
 /// A datagram at the end of its way.
@@ -218,6 +222,10 @@ impl<P> Network<P> {
         let dropped = match lane.enqueue(now, bytes, &mut self.chance) {
             Verdict::Deliver(at) => {
                 self.order += 1;
+                let waited = at.saturating_sub(now + lane.link().one_way_delay);
+                let waited_us = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
+                counters.waited_us = counters.waited_us.saturating_add(waited_us);
+                counters.longest_wait_us = counters.longest_wait_us.max(waited_us);
                 let held = Held { at, order: self.order, direction, door, on, bytes, payload };
                 let queue = self.in_order.of(direction);
                 if on == Place::Shared && queue.back().is_none_or(|last| last.at <= at) {
