@@ -198,6 +198,21 @@ async fn lies_and_slowness_change_nothing_of_what_is_read() {
     assert_eq!((count, out.take()), (100, noise(1, 9_000_000)[5_000_000..5_000_100].to_vec()));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_cannot_be_reached_hold_nobody_up_and_are_asked_for_nothing() {
+    let world = World::new(9);
+    furnish(&world);
+    let report = world.put("3/9").await;
+    world.network.behave(4, Manner::Unreached);
+    let _ = world.network.take_gets();
+    let got = world.get(&report.link).await.unwrap();
+    assert!(got.failed.is_empty());
+    world.assert_same();
+    let unreached = &world.network.ids()[..4];
+    let asked = world.network.take_gets();
+    assert!(!asked.is_empty() && asked.iter().all(|got| !unreached.contains(&got.node)), "nothing waits behind a dial");
+}
+
 #[derive(Clone, Default)]
 struct Shared(Arc<Mutex<Vec<u8>>>);
 

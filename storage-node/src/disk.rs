@@ -7,9 +7,11 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt as _, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rustix::fs::{Advice, FlockOperation};
+use rustix::io::ReadWriteFlags;
 
 /// Pages of files and of memory, in bytes: what a device can take past the operating system's cache is made of these. No smaller
 /// than the blocks of any disk in use.
@@ -153,7 +155,8 @@ impl Disk for FileDisk {
     fn open(&self, name: &str, create: bool) -> io::Result<RealFile> {
         let path = self.path.join(name);
         let file = OpenOptions::new().read(true).write(true).create_new(create).mode(0o600).open(&path)?;
-        Ok(RealFile { file, path, direct: OnceLock::new() })
+        // The first large read goes past the cache.
+        Ok(RealFile { file, path, direct: OnceLock::new(), reads: AtomicU32::new(1) })
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
@@ -177,24 +180,73 @@ pub struct RealFile {
     path: PathBuf,
     /// The same file past the cache, opened when it is first needed; none where the file system has no such thing.
     direct: OnceLock<Option<File>>,
+    /// Large reads that the cache did not answer.
+    reads: AtomicU32,
 }
+
+/// Reads of at least this much look past the cache.
+const UNCACHED_READ_LEAST_BYTES: usize = 128 * 1024;
+/// One of so many large reads goes through the cache all the same, so that what is read often comes to be there.
+const READS_PER_CACHED: u32 = 4;
+/// Buffers that are kept for reads past the cache.
+const SPARE_BUFFERS_MAX: usize = 8;
+/// Those buffers: fresh memory costs a page fault every 4 KiB.
+static SPARE: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 
 impl RealFile {
     fn direct(&self) -> Option<&File> {
         let open = || {
             let flags = i32::try_from(rustix::fs::OFlags::DIRECT.bits()).ok()?;
-            let direct = OpenOptions::new().write(true).custom_flags(flags).open(&self.path).ok()?;
+            let direct = OpenOptions::new().read(true).write(true).custom_flags(flags).open(&self.path).ok()?;
             // The name may have been given to another file meanwhile.
             let (this, other) = (self.file.metadata().ok()?, direct.metadata().ok()?);
             (this.dev() == other.dev() && this.ino() == other.ino()).then_some(direct)
         };
         self.direct.get_or_init(open).as_ref()
     }
+
+    /// Reads what the cache has of the front of this, without waiting for the device. Nothing where that cannot be told.
+    fn read_cached(&self, buffer: &mut [u8], offset: u64) -> usize {
+        let mut pieces = [io::IoSliceMut::new(buffer)];
+        rustix::io::preadv2(&self.file, &mut pieces, offset, ReadWriteFlags::NOWAIT).unwrap_or(0)
+    }
+
+    /// Reads as much as the device gives of this past the cache; nothing where that does not work.
+    fn read_direct(&self, buffer: &mut [u8], offset: u64) -> usize {
+        let Some(direct) = self.direct() else { return 0 };
+        let head = usize::try_from(offset % PAGE_BYTES as u64).unwrap_or(0);
+        let whole = (head + buffer.len()).next_multiple_of(PAGE_BYTES);
+        let mut memory = SPARE.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        if memory.len() < whole + PAGE_BYTES {
+            memory = vec![0; whole + PAGE_BYTES];
+        }
+        let start = memory.as_ptr().align_offset(PAGE_BYTES).min(PAGE_BYTES);
+        let pages = &mut memory[start..start + whole];
+        let read = direct.read_at(pages, offset - head as u64).unwrap_or(0);
+        let count = read.saturating_sub(head).min(buffer.len());
+        buffer[..count].copy_from_slice(&pages[head..head + count]);
+        let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.len() < SPARE_BUFFERS_MAX {
+            spare.push(memory);
+        }
+        count
+    }
 }
 
 impl DiskFile for RealFile {
+    /// Large reads take what the cache has and the rest past it: of the shards of a node few are read twice in the time that pages
+    /// stay there. What is not to be had so, and what is small, comes through the cache.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut filled = 0;
+        if buffer.len() >= UNCACHED_READ_LEAST_BYTES {
+            filled = self.read_cached(buffer, offset);
+            let left = buffer.len() - filled;
+            if left >= UNCACHED_READ_LEAST_BYTES
+                && !self.reads.fetch_add(1, Ordering::Relaxed).is_multiple_of(READS_PER_CACHED)
+            {
+                filled += self.read_direct(&mut buffer[filled..], offset + filled as u64);
+            }
+        }
         while filled < buffer.len() {
             match self.file.read_at(&mut buffer[filled..], offset + filled as u64) {
                 Ok(0) => break,
@@ -277,6 +329,34 @@ mod tests {
         assert_eq!(file.len().unwrap(), 11 * PAGE_BYTES as u64);
         assert_eq!(file.read_at(&mut seen, 8 * PAGE_BYTES as u64).unwrap(), seen.len());
         assert!(seen == pages);
+    }
+
+    #[test]
+    fn large_reads_see_what_was_written_however_they_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = FileDisk::open(folder.path()).unwrap();
+        let file = disk.open("a", true).unwrap();
+        let body: Vec<u8> = (0..1_000_003_u32).map(|place| u8::try_from(place * 7 / 13 % 256).unwrap()).collect();
+        file.write_at(&body, 77).unwrap();
+        for round in 0..12 {
+            if round % 3 == 0 {
+                // On a disk the pages go; where they stay, the cache answers.
+                file.sync().unwrap();
+                file.forget_cached();
+            }
+            for (from, length) in
+                [(0, 1_000_003), (1, 200_000), (123_456, 128 * 1024), (999_000, 1_003), (900_000, 100_003)]
+            {
+                let mut seen = vec![0; length + 5];
+                let count = file.read_at(&mut seen[..length], 77 + from as u64).unwrap();
+                assert!(count == length && seen[..length] == body[from..from + length], "{from}, {length}");
+                assert_eq!(seen[length..], [0; 5]);
+            }
+            let mut seen = vec![0; 400_000];
+            assert_eq!(file.read_at(&mut seen, 77 + 800_000).unwrap(), 200_003, "the file ends");
+            assert!(seen[..200_003] == body[800_000..]);
+            assert_eq!(file.read_at(&mut seen, 5_000_000).unwrap(), 0);
+        }
     }
 
     #[test]

@@ -29,6 +29,8 @@ pub(crate) enum Manner {
     Honest,
     /// Never answers.
     Dead,
+    /// Dials to it do not end.
+    Unreached,
     /// Answers after so many milliseconds.
     Slow(u64),
     /// Flips a bit of whatever it is asked for, proofs included.
@@ -611,8 +613,10 @@ impl Network for Handle {
                 }
             }
             let manner = network.nodes().get(&node.id).map(|node| node.manner);
-            if let Some(Manner::Slow(milliseconds)) = manner {
-                tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+            match manner {
+                Some(Manner::Slow(milliseconds)) => tokio::time::sleep(Duration::from_millis(milliseconds)).await,
+                Some(Manner::Unreached) => return std::future::pending().await,
+                _ => {}
             }
             let answer = network.answer(node.id, &request, &payload);
             if answer.is_ok() {
@@ -621,6 +625,13 @@ impl Network for Handle {
             answer
         }
         .boxed()
+    }
+
+    fn reach(&self, node: NodeAddress) -> BoxFuture<'static, Result<(), CallFault>> {
+        match self.0.nodes().get(&node.id).map(|node| node.manner) {
+            Some(Manner::Unreached) => std::future::pending().boxed(),
+            _ => std::future::ready(Ok(())).boxed(),
+        }
     }
 
     fn now(&self) -> Timestamp {
