@@ -6,7 +6,7 @@ use std::path::Path;
 
 use dolmen_cli::tree_compare::compare;
 use dolmen_tests::network::{Network, make_source};
-use dolmen_tests::processes::{Outcome, Running, dolmen, run, wait_for};
+use dolmen_tests::processes::{Outcome, Running, run, wait_for};
 use dolmen_tests::shards::shard;
 use serde_json::Value;
 
