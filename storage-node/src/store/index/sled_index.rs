@@ -6,8 +6,19 @@ use std::fs;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::time::Duration;
 
 use super::{Change, Entries, Index};
+
+/// How long a look at a locked database waits before the next one, and how many looks there are: three seconds. Its folder is ours
+/// alone, so whoever has the lock is a thread of sled's that has not ended since the database was closed; what is in it is sound.
+const LOCK_WAIT: Duration = Duration::from_millis(20);
+const LOCK_WAITS_MAX: u32 = 150;
+
+/// Whether sled says that somebody has its lock. It has no error of its own for that.
+fn is_locked(error: &sled::Error) -> bool {
+    matches!(error, sled::Error::Io(error) if error.to_string().contains("could not acquire lock"))
+}
 
 /// A sled database in a folder of its own.
 pub(crate) struct SledIndex {
@@ -34,11 +45,18 @@ impl SledIndex {
 
     fn try_open(path: &Path, cache_bytes: u64) -> Result<Self, String> {
         let open = || sled::Config::new().path(path).cache_capacity(cache_bytes).flush_every_ms(None).open();
-        // sled 0.34 panics on some damage; nothing of ours is inside of it yet that could be left half done.
-        match catch_unwind(AssertUnwindSafe(open)) {
-            Ok(Ok(database)) => Ok(Self { database }),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err("it panicked".to_owned()),
+        let mut waits = LOCK_WAITS_MAX;
+        loop {
+            // sled 0.34 panics on some damage; nothing of ours is inside of it yet that could be left half done.
+            match catch_unwind(AssertUnwindSafe(open)) {
+                Ok(Ok(database)) => return Ok(Self { database }),
+                Ok(Err(error)) if waits > 0 && is_locked(&error) => {
+                    waits -= 1;
+                    std::thread::sleep(LOCK_WAIT);
+                }
+                Ok(Err(error)) => return Err(error.to_string()),
+                Err(_) => return Err("it panicked".to_owned()),
+            }
         }
     }
 }
@@ -117,6 +135,26 @@ mod tests {
         index.flush().unwrap();
         index.clear().unwrap();
         assert_eq!(index.scan(b"", None, 10).unwrap(), vec![]);
+    }
+
+    #[test]
+    fn a_database_that_is_about_to_be_let_go_is_waited_for_and_not_thrown_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("index");
+        let (first, _) = SledIndex::open(&path, 1 << 20).unwrap();
+        first.apply(vec![(b"key".to_vec(), Some(b"kept".to_vec()))]).unwrap();
+        let (asking, asked) = std::sync::mpsc::channel();
+        let holder = std::thread::spawn(move || {
+            asked.recv().unwrap();
+            std::thread::sleep(LOCK_WAIT * 5);
+            first.flush().unwrap();
+            drop(first);
+        });
+        asking.send(()).unwrap();
+        let (second, intact) = SledIndex::open(&path, 1 << 20).unwrap();
+        assert!(intact, "what is only locked is not damaged");
+        assert_eq!(second.get(b"key").unwrap(), Some(b"kept".to_vec()));
+        holder.join().unwrap();
     }
 
     #[test]
