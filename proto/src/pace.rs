@@ -23,8 +23,8 @@ const DEVIATIONS: f64 = 2.0;
 const SLOW_FACTOR: f64 = 3.0;
 /// No node is slow that would take less than this longer than usual: going around it costs `k` times the bytes.
 const SLOW_LEAST: Duration = Duration::from_millis(50);
-/// After this long without a measurement nobody is held to be slow: nodes that are avoided are not measured.
-const FORGIVEN_AFTER: Duration = Duration::from_mins(2);
+/// After this long without a measurement nobody is held to be slow, or silent: nodes that are avoided are not measured.
+pub const FORGIVEN_AFTER: Duration = Duration::from_mins(2);
 /// Nodes that must have been measured before one of them is compared with the others.
 const NODES_LEAST: usize = 3;
 

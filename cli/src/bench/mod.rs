@@ -250,29 +250,20 @@ impl<'a> Workbench<'a> {
     }
 }
 
-/// Times a piece of work of this process and of `servers` that makes, or fills caches with, about so many bytes; see
-/// [`memory::make_ready`].
+/// Times a piece of work of this process and of `servers`.
+async fn timed<T>(servers: &[u32], work: impl Future<Output = Result<T, Failure>>) -> Result<(T, Timed), Failure> {
+    timed_ready(servers, 0, work).await
+}
+
+/// As [`timed`], for work that makes, or fills caches with, about so many bytes; see [`memory::make_ready`].
 async fn timed_ready<T>(
     servers: &[u32],
     bytes: u64,
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<(T, Timed), Failure> {
-    sync().await;
-    let _ = tokio::task::spawn_blocking(move || memory::make_ready(bytes)).await;
-    timed_at_once(servers, work).await
-}
-
-/// Times a piece of work of this process and of `servers`.
-async fn timed<T>(servers: &[u32], work: impl Future<Output = Result<T, Failure>>) -> Result<(T, Timed), Failure> {
     // What was written before must not be flushed at the expense of what comes now.
     sync().await;
-    timed_at_once(servers, work).await
-}
-
-async fn timed_at_once<T>(
-    servers: &[u32],
-    work: impl Future<Output = Result<T, Failure>>,
-) -> Result<(T, Timed), Failure> {
+    let _ = tokio::task::spawn_blocking(move || memory::make_ready(bytes)).await;
     let meter = Meter::start(servers);
     let started = std::time::Instant::now();
     let done = work.await?;

@@ -15,7 +15,7 @@ use dolmen_proto::attempt::Fault;
 use dolmen_proto::ids::{AccountId, NodeId, Point, ShardRoot, Timestamp};
 use dolmen_proto::keys::{DatasetKeys, account_key, delete_key, renew_key};
 use dolmen_proto::limits::{CLOCK_SKEW_MAX, ROOTS_PER_CALL_MAX};
-use dolmen_proto::pace::Pace;
+use dolmen_proto::pace::{FORGIVEN_AFTER, Pace};
 use dolmen_proto::root::verify_slice;
 use dolmen_proto::wire::{
     DeleteBody, DeleteRequest, DescribeReply, GetHeadRequest, GetRequest, LeaseTerms, NodeRecord, PutHeadReply,
@@ -29,9 +29,6 @@ use tokio::time::{Instant, timeout};
 
 use super::gate::{Gate, Remembered};
 use super::{Answer, CallFault, Network};
-
-/// After so long a silent node is asked like any other.
-const FORGIVEN_AFTER: Duration = Duration::from_mins(2);
 
 /// Nodes as this client knows them. Shared by all operations.
 #[derive(Clone)]
