@@ -119,7 +119,8 @@ fn a_node_that_leaves_is_told_when_it_is_safe_to_stop_and_is_not_missed_then() {
 
     assert_eq!(last(&operator(&node, &["leave", "--cancel"]))["was_leaving"], true);
     steward.process().signal(Signal::TERM);
-    let _ = steward.finish();
+    let ended = steward.finish();
+    assert_eq!(ended.code, Some(0), "a steward told to stop ends in order: {ended:?}");
     assert!(!network.logs().contains("panicked") && !node.log().contains("panicked"), "{}", node.log());
     network.stop();
 }

@@ -269,6 +269,14 @@ async fn one_node_has_a_folder_and_ends_in_order() {
     assert_eq!(second.code, Some(9), "{second:?}");
     assert!(second.errors.contains("in use by another process"), "{second:?}");
 
+    // Told to end as soon as it can be seen to start, it ends in order, whatever it has come to by then.
+    for _ in 0..8 {
+        node.terminate();
+        node.start();
+        let opened = node.last_opened();
+        assert!(opened.contains("index=Clean"), "an orderly end needs no rebuilding: {opened}");
+    }
+
     let owner = Owner::new(0);
     let mut held = put_many(&owner, &node, 0..8).await;
     // Puts under way when the node is told to end: each is finished with a receipt, or refused by name, or cut off.

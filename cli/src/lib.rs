@@ -93,6 +93,8 @@ fn execute(context: &Context, command: Command) -> Result<Exit, Failure> {
             Command::Devnet(arguments) => devnet::run(context, &arguments).await,
             Command::Bench(arguments) => bench::run(context, &arguments).await,
             Command::BenchReceiver(arguments) => bench::receive(&arguments).await,
+            // A steward at work ends in order by itself.
+            command @ Command::Steward(_) => data::run(context, command).await,
             command => {
                 tokio::select! {
                     outcome = data::run(context, command) => outcome,
@@ -106,15 +108,26 @@ fn execute(context: &Context, command: Command) -> Result<Exit, Failure> {
     outcome
 }
 
-/// Returns once the user or the system asks this process to stop.
-pub async fn interrupted() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
+/// Waits for the user or the system to ask this process to stop; from the moment of the call, and not of the first
+/// wait, such a request no longer ends the process by itself.
+///
+/// # Panics
+/// Outside a tokio runtime.
+pub fn interrupted() -> impl Future<Output = ()> + use<> {
+    use tokio::signal::unix::{Signal, SignalKind, signal};
+    // Where the system gives no handler, the request ends the process as it would have without us.
+    async fn received(signal: Option<Signal>) {
+        match signal {
+            Some(mut signal) => drop(signal.recv().await),
+            None => std::future::pending().await,
+        }
+    }
+    let [interrupt, terminate] = [SignalKind::interrupt(), SignalKind::terminate()].map(|kind| signal(kind).ok());
+    async move {
+        tokio::select! {
+            () = received(interrupt) => {}
+            () = received(terminate) => {}
+        }
     }
 }
 

@@ -97,14 +97,17 @@ fn serve(context: &Context, arguments: &NodeRun) -> Result<Exit, Failure> {
     config.trust_clock |= arguments.trust_clock;
     let until_stdin_closes = arguments.until_stdin_closes;
     let terminal = context.terminal();
-    let stop = async move {
-        if until_stdin_closes {
-            tokio::select! {
-                () = crate::interrupted() => {}
-                () = stdin_closed() => {}
+    let stop = move || {
+        let interrupted = crate::interrupted();
+        async move {
+            if until_stdin_closes {
+                tokio::select! {
+                    () = interrupted => {}
+                    () = stdin_closed() => {}
+                }
+            } else {
+                interrupted.await;
             }
-        } else {
-            crate::interrupted().await;
         }
     };
     node::run(config, |node| terminal.story(&format!("node {} serves", node.id())), stop)

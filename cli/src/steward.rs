@@ -163,9 +163,10 @@ async fn look_after(context: &Context, arguments: &StewardRun) -> Result<Exit, F
     let client = context.connect().await?;
     let mut steward = dolmen_client::StewardRun::new(&client, &links, options)?;
     let (over, mut ended) = tokio::sync::watch::channel(false);
+    let interrupted = crate::interrupted();
     let stop = async move {
         tokio::select! {
-            () = crate::interrupted() => {}
+            () = interrupted => {}
             // Its sender lives as long as the rounds do.
             _ = ended.wait_for(|over| *over) => {}
         }

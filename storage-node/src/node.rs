@@ -209,12 +209,18 @@ impl Node {
     }
 }
 
-/// Runs a node on a runtime of its own until `shutdown` completes; `ready` is called once it serves. A disk that hangs
-/// holds up the end of the process by some seconds at most.
+/// Runs a node on a runtime of its own until what `shutdown` returns completes; `ready` is called once it serves. A disk
+/// that hangs holds up the end of the process by some seconds at most.
+///
+/// `shutdown` is called in the runtime before anything is opened, so that a request to stop is heard from then on.
 ///
 /// # Errors
 /// As [`Node::start`] and [`Node::run_until`].
-pub fn run(config: NodeConfig, ready: impl FnOnce(&Node), shutdown: impl Future<Output = ()>) -> Result<(), NodeError> {
+pub fn run<S: Future<Output = ()>>(
+    config: NodeConfig,
+    ready: impl FnOnce(&Node),
+    shutdown: impl FnOnce() -> S,
+) -> Result<(), NodeError> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cores.clamp(1, WORKER_THREADS_MAX))
@@ -223,6 +229,7 @@ pub fn run(config: NodeConfig, ready: impl FnOnce(&Node), shutdown: impl Future<
         .build()
         .map_err(|source| NodeError::System { action: "start threads", source })?;
     let ended = runtime.block_on(async {
+        let shutdown = shutdown();
         let node = Node::start(config).await?;
         ready(&node);
         node.run_until(shutdown).await
