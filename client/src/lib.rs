@@ -10,6 +10,8 @@
 
 pub mod config;
 pub mod error;
+#[cfg(feature = "mock")]
+pub mod mock;
 pub mod options;
 pub mod progress;
 pub mod report;

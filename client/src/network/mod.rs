@@ -55,7 +55,7 @@ pub(crate) struct Answer {
 #[derive(Debug)]
 pub(crate) enum Body {
     Stream(NodeId, Box<PayloadReader>),
-    #[cfg(test)]
+    #[cfg(any(test, feature = "mock"))]
     Ready(std::collections::VecDeque<Bytes>),
 }
 
@@ -74,7 +74,7 @@ impl Body {
                 };
                 CallFault::new(fault, format!("node {}: {error}", node.short()))
             }),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "mock"))]
             Self::Ready(pieces) => Ok(pieces.pop_front()),
         }
     }
