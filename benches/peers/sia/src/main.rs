@@ -159,6 +159,9 @@ async fn main() -> Result<()> {
     hosts.add_hosts(NODES.into());
     let sdk = hosts.sdk(AppKey::import([7; 32])).await?;
 
+    // `dolmen-peer-sia dolmen` for a profile of Dolmen alone.
+    let contestants = if std::env::args().nth(1).as_deref() == Some("dolmen") { 1 } else { names.len() };
+
     for round in 0..=ROUNDS {
         // Other bytes each time: nothing is found to be there already.
         let mut input = vec![0; BYTES];
@@ -166,8 +169,8 @@ async fn main() -> Result<()> {
         let input = Bytes::from(input);
         let source = folder.path().join(format!("input-{round}"));
         std::fs::write(&source, &input)?;
-        for turn in 0..names.len() {
-            let lane = (turn + round) % names.len();
+        for turn in 0..contestants {
+            let lane = (turn + round) % contestants;
             let (put, get) = match lane {
                 0 => dolmen(&client, &nodes, &source, &input).await?,
                 lane => sia(&sdk, &hosts, lane == 2, &input).await?,
@@ -183,12 +186,12 @@ async fn main() -> Result<()> {
 
     println!("120 MiB, 10 of 30, {NODES} nodes in memory, medians of {ROUNDS} rounds\n");
     println!("{:<24} {:>10} {:>12} {:>10} {:>12}", "", "put MiB/s", "CPU s/GiB", "get MiB/s", "CPU s/GiB");
-    for (name, lane) in names.iter().zip(&lanes) {
+    for (name, lane) in names.iter().zip(&lanes).take(contestants) {
         let (put, get) = (rate(&lane.put), rate(&lane.get));
         let (put_cpu, get_cpu) = (cpu_per_gib(&lane.put), cpu_per_gib(&lane.get));
         println!("{name:<24} {put:>10.0} {put_cpu:>12.1} {get:>10.0} {get_cpu:>12.1}");
     }
-    for (name, lane) in names.iter().zip(&lanes).skip(1) {
+    for (name, lane) in names.iter().zip(&lanes).take(contestants).skip(1) {
         let over = |mine: &[Cost], theirs: &[Cost]| {
             median(mine.iter().zip(theirs).map(|(mine, other)| other.elapsed.as_secs_f64() / mine.elapsed.as_secs_f64()).collect())
         };
