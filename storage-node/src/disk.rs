@@ -7,11 +7,13 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt as _, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rustix::fs::{Advice, FlockOperation};
 use rustix::io::ReadWriteFlags;
+
+use crate::piece::Piece;
 
 /// Pages of files and of memory, in bytes: what a device can take past the operating system's cache is made of these. No smaller
 /// than the blocks of any disk in use.
@@ -60,6 +62,17 @@ pub trait DiskFile: Send + Sync + 'static {
     /// # Errors
     /// Whatever the device reports.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// As [`DiskFile::read_at`], into a piece of `count` bytes; a shorter one only at the end of the file.
+    ///
+    /// # Errors
+    /// Whatever the device reports.
+    fn read_piece(&self, count: usize, offset: u64) -> io::Result<Piece> {
+        let mut piece = Piece::new(count, offset);
+        let read = self.read_at(piece.bytes_mut(), offset)?;
+        piece.truncate(read);
+        Ok(piece)
+    }
 
     /// Writes all bytes at an offset, growing the file where needed; durable only after [`DiskFile::sync`].
     ///
@@ -188,11 +201,6 @@ pub struct RealFile {
 const UNCACHED_READ_LEAST_BYTES: usize = 128 * 1024;
 /// One of so many large reads goes through the cache all the same, so that what is read often comes to be there.
 const READS_PER_CACHED: u32 = 4;
-/// Buffers that are kept for reads past the cache.
-const SPARE_BUFFERS_MAX: usize = 8;
-/// Those buffers: fresh memory costs a page fault every 4 KiB.
-static SPARE: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
-
 impl RealFile {
     fn direct(&self) -> Option<&File> {
         let open = || {
@@ -211,25 +219,33 @@ impl RealFile {
         rustix::io::preadv2(&self.file, &mut pieces, offset, ReadWriteFlags::NOWAIT).unwrap_or(0)
     }
 
-    /// Reads as much as the device gives of this past the cache; nothing where that does not work.
-    fn read_direct(&self, buffer: &mut [u8], offset: u64) -> usize {
-        let Some(direct) = self.direct() else { return 0 };
-        let head = usize::try_from(offset % PAGE_BYTES as u64).unwrap_or(0);
-        let whole = (head + buffer.len()).next_multiple_of(PAGE_BYTES);
-        let mut memory = SPARE.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
-        if memory.len() < whole + PAGE_BYTES {
-            memory = vec![0; whole + PAGE_BYTES];
+    /// Reads what is missing of a piece past the cache, as much as the device gives; nothing where that does not work. Gives how many
+    /// bytes of the piece are there then.
+    fn read_direct(&self, piece: &mut Piece, filled: usize, offset: u64) -> usize {
+        let Some(direct) = self.direct() else { return filled };
+        let length = piece.bytes().len();
+        let (pages, before) = piece.pages_from(filled);
+        let read = direct.read_at(pages, offset + filled as u64 - before as u64).unwrap_or(0);
+        (filled + read.saturating_sub(before)).min(length)
+    }
+
+    /// Whether a read of which the cache has nothing is to go past it.
+    fn goes_past_cache(&self, left: usize) -> bool {
+        left >= UNCACHED_READ_LEAST_BYTES
+            && !self.reads.fetch_add(1, Ordering::Relaxed).is_multiple_of(READS_PER_CACHED)
+    }
+
+    /// Reads what is missing of a buffer through the cache; gives how much is there then.
+    fn read_rest(&self, buffer: &mut [u8], mut filled: usize, offset: u64) -> io::Result<usize> {
+        while filled < buffer.len() {
+            match self.file.read_at(&mut buffer[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
         }
-        let start = memory.as_ptr().align_offset(PAGE_BYTES).min(PAGE_BYTES);
-        let pages = &mut memory[start..start + whole];
-        let read = direct.read_at(pages, offset - head as u64).unwrap_or(0);
-        let count = read.saturating_sub(head).min(buffer.len());
-        buffer[..count].copy_from_slice(&pages[head..head + count]);
-        let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
-        if spare.len() < SPARE_BUFFERS_MAX {
-            spare.push(memory);
-        }
-        count
+        Ok(filled)
     }
 }
 
@@ -241,21 +257,29 @@ impl DiskFile for RealFile {
         if buffer.len() >= UNCACHED_READ_LEAST_BYTES {
             filled = self.read_cached(buffer, offset);
             let left = buffer.len() - filled;
-            if left >= UNCACHED_READ_LEAST_BYTES
-                && !self.reads.fetch_add(1, Ordering::Relaxed).is_multiple_of(READS_PER_CACHED)
-            {
-                filled += self.read_direct(&mut buffer[filled..], offset + filled as u64);
+            if self.goes_past_cache(left) {
+                let offset = offset + filled as u64;
+                let mut piece = Piece::new(left, offset);
+                let count = self.read_direct(&mut piece, 0, offset);
+                buffer[filled..filled + count].copy_from_slice(&piece.bytes()[..count]);
+                filled += count;
             }
         }
-        while filled < buffer.len() {
-            match self.file.read_at(&mut buffer[filled..], offset + filled as u64) {
-                Ok(0) => break,
-                Ok(count) => filled += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+        self.read_rest(buffer, filled, offset)
+    }
+
+    fn read_piece(&self, count: usize, offset: u64) -> io::Result<Piece> {
+        let mut piece = Piece::new(count, offset);
+        let mut filled = 0;
+        if count >= UNCACHED_READ_LEAST_BYTES {
+            filled = self.read_cached(piece.bytes_mut(), offset);
+            if self.goes_past_cache(count - filled) {
+                filled = self.read_direct(&mut piece, filled, offset);
             }
         }
-        Ok(filled)
+        let read = self.read_rest(piece.bytes_mut(), filled, offset)?;
+        piece.truncate(read);
+        Ok(piece)
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
@@ -351,11 +375,15 @@ mod tests {
                 let count = file.read_at(&mut seen[..length], 77 + from as u64).unwrap();
                 assert!(count == length && seen[..length] == body[from..from + length], "{from}, {length}");
                 assert_eq!(seen[length..], [0; 5]);
+                let piece = file.read_piece(length, 77 + from as u64).unwrap();
+                assert!(piece.bytes() == &body[from..from + length], "{from}, {length}");
             }
             let mut seen = vec![0; 400_000];
             assert_eq!(file.read_at(&mut seen, 77 + 800_000).unwrap(), 200_003, "the file ends");
             assert!(seen[..200_003] == body[800_000..]);
+            assert!(file.read_piece(400_000, 77 + 800_000).unwrap().bytes() == &body[800_000..]);
             assert_eq!(file.read_at(&mut seen, 5_000_000).unwrap(), 0);
+            assert_eq!(file.read_piece(400_000, 5_000_000).unwrap().bytes(), b"");
         }
     }
 

@@ -18,6 +18,7 @@ mod keeper;
 pub mod lease;
 pub mod leaving;
 pub mod node;
+pub mod piece;
 pub mod serve;
 pub mod service;
 pub mod status;

@@ -41,6 +41,8 @@ pub(crate) struct FileJob {
     /// Chunks that are not written yet, and one more until all chunks are known.
     left: AtomicUsize,
     failed: AtomicBool,
+    /// One thread writes at a time: a file system has others wait for the file's lock, and they spin meanwhile.
+    turn: Mutex<()>,
 }
 
 impl FileJob {
@@ -62,6 +64,7 @@ impl FileJob {
             hash,
             left: AtomicUsize::new(1),
             failed: AtomicBool::new(false),
+            turn: Mutex::default(),
         }
     }
 }
@@ -280,7 +283,10 @@ fn write_batch(data: &SegmentData, batch: &[Placed], done: &Done) {
                     }
                 };
             }
-            let written = handle.as_ref().map(|(_, file)| done.target.write_at(file, plain, chunk.at));
+            let written = handle.as_ref().map(|(job, file)| {
+                let _turn = job.turn.lock().unwrap_or_else(PoisonError::into_inner);
+                done.target.write_at(file, plain, chunk.at)
+            });
             match written {
                 Some(Err(error)) => done.failed_locally(&chunk.file, &error),
                 _ => {

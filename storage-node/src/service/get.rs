@@ -1,7 +1,6 @@
 //! `Get`: what a reply's payload consists of, read from the disk in bounded pieces.
 
 use bytes::Bytes;
-use dolmen_proto::limits::HASH_GROUP_BYTES;
 use dolmen_proto::root::{PAIR_BYTES, SlicePart, slice_len, slice_parts};
 use dolmen_proto::wire::{ErrorCode, GetReply, GetRequest, Reply, WireError};
 
@@ -84,39 +83,71 @@ impl<D: Disk> Service<D> {
     pub fn read_piece(&self, plan: &mut GetPlan) -> Result<Option<Bytes>, WireError> {
         let root = plan.request.root;
         let read =
-            |offset: u64, buffer: &mut [u8]| self.store.read(&root, offset, buffer).map_err(|error| wire_error(&error));
+            |offset: u64, count: usize| self.store.read_piece(&root, offset, count).map_err(|error| wire_error(&error));
         match &mut plan.rest {
             Rest::Bytes { offset, end } => {
                 let count = usize::try_from(*end - *offset).unwrap_or(usize::MAX).min(PIECE_MAX_BYTES);
                 if count == 0 {
                     return Ok(None);
                 }
-                let mut piece = vec![0; count];
-                read(*offset, &mut piece)?;
+                let piece = read(*offset, count)?;
                 *offset += count as u64;
-                Ok(Some(Bytes::from(piece)))
+                Ok(Some(Bytes::from_owner(piece)))
             }
             Rest::Slice { parts, outboard } => {
-                let mut piece = Vec::new();
-                while piece.len() + HASH_GROUP_BYTES <= PIECE_MAX_BYTES {
-                    match parts.pop() {
-                        Some(SlicePart::Pair { outboard_offset }) => {
+                let now = parts.split_off(parts.len() - leading(parts));
+                let groups = || now.iter().rev().filter_map(group);
+                // Groups of a slice follow each other in the shard: they are read at once.
+                let (from, end) = (groups().next(), groups().next_back());
+                let stored = match (from, end) {
+                    (Some((from, _)), Some((last, length))) => read(from.into(), (last - from + length) as usize)?,
+                    _ => return Ok(None),
+                };
+                let mut stored = stored.bytes();
+                let mut piece = Vec::with_capacity(stored.len() + now.len() * PAIR_BYTES);
+                for part in now.iter().rev() {
+                    match *part {
+                        SlicePart::Pair { outboard_offset } => {
                             let start = outboard_offset as usize;
                             let pair = outboard.get(start..start + PAIR_BYTES).ok_or_else(|| {
                                 WireError::new(ErrorCode::Damaged, "the shard's hashes are damaged on this node's disk")
                             })?;
                             piece.extend_from_slice(pair);
                         }
-                        Some(SlicePart::Group { offset, length }) => {
-                            let start = piece.len();
-                            piece.resize(start + length as usize, 0);
-                            read(offset.into(), &mut piece[start..])?;
+                        SlicePart::Group { length, .. } => {
+                            let (group, later) = stored.split_at((length as usize).min(stored.len()));
+                            piece.extend_from_slice(group);
+                            stored = later;
                         }
-                        None => break,
                     }
                 }
-                Ok((!piece.is_empty()).then(|| Bytes::from(piece)))
+                Ok(Some(Bytes::from(piece)))
             }
         }
     }
+}
+
+fn group(part: &SlicePart) -> Option<(u32, u32)> {
+    match part {
+        SlicePart::Group { offset, length } => Some((*offset, *length)),
+        SlicePart::Pair { .. } => None,
+    }
+}
+
+/// How many of the parts, of which the next one is the last, make up the next piece: it ends with a group.
+fn leading(parts: &[SlicePart]) -> usize {
+    let (mut bytes, mut count) = (0, 0);
+    for (passed, part) in parts.iter().rev().enumerate() {
+        bytes += match part {
+            SlicePart::Pair { .. } => PAIR_BYTES,
+            SlicePart::Group { length, .. } => *length as usize,
+        };
+        if bytes > PIECE_MAX_BYTES {
+            break;
+        }
+        if group(part).is_some() {
+            count = passed + 1;
+        }
+    }
+    count
 }

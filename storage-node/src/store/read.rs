@@ -15,6 +15,7 @@ use super::record::{Class, Kind, Record, decode_lease};
 use super::volume::{read_header, read_record};
 use super::{LeaseRecord, ShardState, Store, StoreError, StoredHead};
 use crate::disk::{Disk, DiskFile};
+use crate::piece::Piece;
 
 /// Header and tail of a record; `None` where its volume does not bear it out.
 type Borne = Option<(Record, Vec<u8>)>;
@@ -48,7 +49,23 @@ impl<D: Disk> Store<D> {
     /// # Errors
     /// `NotHeld`, `Damaged`, `OutOfRange`, `Io`; `Rebuilding` where it was not found yet and may be.
     pub fn read(&self, root: &ShardRoot, offset: u64, buffer: &mut [u8]) -> Result<(), StoreError> {
-        self.first_that_has_it(|folder| folder.read_shard(root, offset, buffer))
+        self.first_that_has_it(|folder| {
+            folder.with_shard(root, offset, buffer.len(), |file, at| {
+                Ok((file.read_at(buffer, at)? == buffer.len()).then_some(()))
+            })
+        })
+    }
+
+    /// As [`Store::read`], into memory of its own.
+    ///
+    /// # Errors
+    /// As [`Store::read`].
+    pub fn read_piece(&self, root: &ShardRoot, offset: u64, count: usize) -> Result<Piece, StoreError> {
+        self.first_that_has_it(|folder| {
+            folder.with_shard(root, offset, count, |file, at| {
+                Ok(Some(file.read_piece(count, at)?).filter(|piece| piece.bytes().len() == count))
+            })
+        })
     }
 
     /// The shard's outboard: pre-order hash pairs over 16 KiB groups, empty for shards of one group.
@@ -109,15 +126,21 @@ impl<D: Disk> Folder<D> {
         Err(self.io_error("finding a volume", &error))
     }
 
-    /// Reads exactly a buffer's length of a shard. `NotHeld` where this folder does not have it.
-    pub(crate) fn read_shard(&self, root: &ShardRoot, offset: u64, buffer: &mut [u8]) -> Result<(), StoreError> {
+    /// Reads `count` bytes of a shard: `read` is given its file and where they begin there, and answers none where they are not all
+    /// there. `NotHeld` where this folder does not have the shard.
+    fn with_shard<T>(
+        &self,
+        root: &ShardRoot,
+        offset: u64,
+        count: usize,
+        read: impl FnMut(&FileOf<D>, u64) -> io::Result<Option<T>>,
+    ) -> Result<T, StoreError> {
         self.check_readable()?;
-        let buffer = std::cell::RefCell::new(buffer);
+        let read = std::cell::RefCell::new(read);
         let outcome = self.with_entry(
             || self.shard_entry(root),
             |volume, file, entry| {
-                let mut buffer = buffer.borrow_mut();
-                let end = offset.saturating_add(buffer.len() as u64);
+                let end = offset.saturating_add(count as u64);
                 if end > u64::from(entry.shard_bytes()) {
                     let length = u64::from(entry.shard_bytes());
                     return Ok(Err(StoreError::OutOfRange { offset, end, length }));
@@ -125,8 +148,8 @@ impl<D: Disk> Folder<D> {
                 let Some(record) = shard_header(volume, file, root, entry)? else {
                     return Ok(Err(StoreError::Damaged(*root)));
                 };
-                let count = file.read_at(&mut buffer, record.body_offset() + offset)?;
-                Ok(if count < buffer.len() { Err(StoreError::Damaged(*root)) } else { Ok(()) })
+                let found = (read.borrow_mut())(file, record.body_offset() + offset)?;
+                Ok(found.ok_or(StoreError::Damaged(*root)))
             },
         )?;
         outcome.unwrap_or(Err(StoreError::NotHeld))
