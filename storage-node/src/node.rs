@@ -223,7 +223,7 @@ pub fn run<S: Future<Output = ()>>(
 ) -> Result<(), NodeError> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(cores.clamp(1, WORKER_THREADS_MAX))
+        .worker_threads((cores / 2).clamp(1, WORKER_THREADS_MAX))
         .max_blocking_threads(DISK_CALLS_MAX + 32)
         .enable_all()
         .build()

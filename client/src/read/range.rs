@@ -17,6 +17,8 @@ use crate::error::ClientError;
 
 /// Jobs of one range that are fetched at a time; the memory budget may allow fewer.
 const JOBS_AT_ONCE: usize = 4;
+/// So little is opened where it comes in: handing it to another thread would take longer.
+const OPENED_HERE_MAX_BYTES: usize = 128 * 1024;
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
 /// A part and where its sealed chunk begins in the segment that it lies in.
@@ -199,7 +201,7 @@ async fn read_once(
                 });
                 taken.map(|()| out)
             };
-            dataset.contents().cores().run(open).await?
+            if bytes <= OPENED_HERE_MAX_BYTES { open() } else { dataset.contents().cores().run(open).await? }
         })
         .buffered(JOBS_AT_ONCE)
         .try_collect::<Vec<_>>()

@@ -305,3 +305,50 @@ async fn a_peer_that_does_not_read_leaves_memory_to_others() {
     bench.put(&shard(2)).await.expect("and another writer");
     unread.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_greedy_reader_does_not_keep_others_from_the_disk() {
+    const TRANSFERS: usize = 32;
+    let memory_bytes = (TRANSFERS * GET_MEMORY_BYTES) as u64;
+    let bench = Bench::with_memory(DISK_DEADLINE, memory_bytes, DataPlaneOptions::default());
+    bench.handler.set_service(Arc::clone(&bench.service));
+    let bytes = shard(1);
+    bench.put(&bytes).await.expect("held");
+
+    let length_bytes = bytes.len() as u64;
+    let get =
+        GetRequest { root: root_of(&bytes), length_bytes, offset_bytes: 0, count_bytes: length_bytes, proof: false };
+    let calls = &bench.handler.inner.disk_calls;
+    let at_the_disk = |count: usize| async move {
+        while calls.available_permits() != DISK_CALLS_MAX - count {
+            tokio::task::yield_now().await;
+        }
+    };
+    // Closing the disk makes visible who is at it and who still waits.
+    at_the_disk(0).await;
+    bench.gate.set(true);
+    let greedy = DataClient::new(&Identity::generate().expect("random bytes"), DataPlaneOptions::default());
+    let greedy = greedy.expect("a client");
+    let mut reads = tokio::task::JoinSet::new();
+    for _ in 0..TRANSFERS * 2 {
+        let (greedy, node) = (greedy.clone(), bench.node.clone());
+        reads.spawn(async move {
+            let mut response = greedy.call(&node, Request::Get(get), Payload::none()).await.ok()?;
+            response.payload.read_to_end().await.ok()
+        });
+    }
+    let share = TRANSFERS / PEER_SHARE_DIVISOR;
+    at_the_disk(share).await;
+    // Many more of the greedy one's reads came before this one, which is at the disk all the same.
+    let other = bench.get(&bytes);
+    let (read, ()) = tokio::join!(other, async {
+        at_the_disk(share + 1).await;
+        bench.gate.set(false);
+    });
+    assert!(read.expect("another reader is served") == bytes);
+    let mut served = 0;
+    while let Some(read) = reads.join_next().await {
+        served += usize::from(read.expect("no panic").is_some_and(|read| read == bytes));
+    }
+    assert!(served >= share, "the greedy one had its share as well: {served}");
+}
