@@ -11,9 +11,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use quinn::congestion::{BbrConfig, CubicConfig};
+use quinn::congestion::CubicConfig;
 use quinn::{AckFrequencyConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
+use crate::courtesy::CourteousConfig;
 use crate::options::DataPlaneOptions;
 
 /// The largest datagram that our endpoints accept: all that UDP over IPv6 can carry.
@@ -95,7 +96,7 @@ impl PathClass {
                 transport.initial_mtu(SAFE_DATAGRAM_BYTES).enable_segmentation_offload(true);
                 // Over short ways with short queues, as in one building, Cubic moves half as much again.
                 if class == Self::Internet {
-                    transport.congestion_controller_factory(Arc::new(BbrConfig::default()));
+                    transport.congestion_controller_factory(Arc::new(CourteousConfig));
                 }
             }
         }

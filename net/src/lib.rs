@@ -10,6 +10,7 @@
 //! Never seen here: keys other than the node's, plaintext, what a shard means.
 
 mod client;
+mod courtesy;
 mod datagram;
 pub mod directory;
 pub mod driver;

@@ -4,6 +4,7 @@
 //! owner is dropped, also when a test fails. Panics where the machine does not do what a test needs.
 
 use std::fs::{self, File};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -243,13 +244,33 @@ impl TestNode {
     /// Where `node init` fails.
     #[must_use]
     pub fn make(program: &Path, folder: &Path, data: &[&str], more: &str) -> Self {
+        // Port 0: the system chooses, the node says which in its status.
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self::make_with(program, folder, data, (any, any), more)
+    }
+
+    /// The same with one data folder, that listens for data and for the directory at these addresses.
+    ///
+    /// # Panics
+    /// As [`TestNode::make`].
+    #[must_use]
+    pub fn make_at(program: &Path, folder: &Path, listen: (SocketAddr, SocketAddr), more: &str) -> Self {
+        Self::make_with(program, folder, &["data"], listen, more)
+    }
+
+    fn make_with(
+        program: &Path,
+        folder: &Path,
+        data: &[&str],
+        (listen, control): (SocketAddr, SocketAddr),
+        more: &str,
+    ) -> Self {
         fs::create_dir_all(folder).expect("a folder for the node");
         let config = folder.join("node.toml");
         let data: Vec<PathBuf> = data.iter().map(|name| folder.join(name)).collect();
         let mut command = dolmen(program);
-        // Port 0: the system chooses, the node says which in its status.
-        command.args(["node", "init", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--config"]).arg(&config);
-        command.arg("--data").args(&data);
+        command.args(["node", "init", "--listen", &listen.to_string(), "--control", &control.to_string(), "--config"]);
+        command.arg(&config).arg("--data").args(&data);
         let _ = run(&mut command).expect(0);
         let node = Self { program: program.to_owned(), folder: folder.to_owned(), data, process: None };
         node.configure(more);
