@@ -43,6 +43,8 @@ const GROWTH: f64 = 1.0 / 16.0;
 /// Rounds of waiting with the least under way: then the queue is others', or the way has become longer.
 const ROUNDS_IN_VAIN: u32 = 8;
 
+/// After so long without a word the line is as unknown as at first.
+const IDLE: Duration = Duration::from_secs(1);
 /// Acknowledgements in a row that all came late end slow start, within the round.
 const LATE_IN_A_ROW: u32 = 8;
 /// What others saw of the queue is believed for so long.
@@ -116,6 +118,8 @@ struct Courteous {
     shrunk: Instant,
     rounds_in_vain: u32,
     late_in_a_row: u32,
+    /// When something was last sent or acknowledged.
+    heard: Instant,
     round: Round,
 }
 
@@ -157,12 +161,23 @@ impl Courteous {
             shrunk: now,
             rounds_in_vain: 0,
             late_in_a_row: 0,
+            heard: now,
             round: Round::begin(now, 0),
         }
     }
 
+    /// Takes in that something is sent.
+    fn sends(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.heard) >= IDLE {
+            // What was right beside twenty others that moved bulk is too little for a reader who waits.
+            self.window = self.window.max(FIRST_BYTES);
+        }
+        self.heard = now;
+    }
+
     /// Takes in that bytes sent at `sent` were acknowledged. `common`: what others wait for, asked for the first time.
     fn acknowledged(&mut self, now: Instant, sent: Instant, bytes: u64, common: impl FnOnce() -> Duration) {
+        self.heard = now;
         let took = now.saturating_duration_since(sent);
         if self.base == Duration::MAX {
             self.base = took.saturating_sub(common());
@@ -262,6 +277,10 @@ fn scaled(bytes: u64, factor: f64) -> u64 {
 }
 
 impl Controller for Told {
+    fn on_sent(&mut self, now: Instant, _bytes: u64, _last_packet_number: u64) {
+        self.own.sends(now);
+    }
+
     fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, _app_limited: bool, _rtt: &RttEstimator) {
         self.own.acknowledged(now, sent, bytes, || NEIGHBOURS.common(now));
     }
@@ -503,5 +522,19 @@ mod tests {
         assert_eq!(neighbours.common(begin + Duration::from_secs(2)), Duration::ZERO, "that was long ago");
         neighbours.leave(2);
         assert_eq!(neighbours.common(later), Duration::from_millis(250));
+    }
+
+    #[test]
+    fn a_reader_who_comes_back_does_not_pay_for_bulk() {
+        let begin = Instant::now();
+        let mut controller = Courteous::new(begin, 1452);
+        controller.lost(begin, begin, true, 1 << 20);
+        let at = |ms: u64| begin + Duration::from_millis(ms);
+        controller.sends(at(500));
+        controller.acknowledged(at(900), at(500), DATAGRAM, Duration::default);
+        controller.sends(at(1800));
+        assert_eq!(controller.window, 2 * DATAGRAM, "it was never silent for long");
+        controller.sends(at(2900));
+        assert_eq!(controller.window, FIRST_BYTES);
     }
 }
