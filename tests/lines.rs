@@ -2,6 +2,8 @@
 //!
 //! Nothing here asserts how fast anything is: what a datagram waited for is counted in the line's own time.
 
+#![allow(clippy::print_stdout, reason = "the test says how many round trips there were")]
+
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
