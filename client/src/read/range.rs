@@ -112,6 +112,14 @@ impl Job {
 }
 
 impl Fetched {
+    /// Whether chunks have to be unpacked whole, however little of them is wanted.
+    fn is_packed(&self) -> bool {
+        match self {
+            Self::Zeros(_) => false,
+            Self::Parts(_, parts) => parts.iter().any(|(_, part)| part.chunk.unpacked_bytes.is_some()),
+        }
+    }
+
     /// Hands the plain bytes to `take`, in order and in pieces.
     ///
     /// # Errors
@@ -193,6 +201,7 @@ async fn read_once(
         .map(|job| async move {
             let bytes = job.bytes();
             let fetched = job.fetch(dataset).await?;
+            let here = bytes <= OPENED_HERE_MAX_BYTES && !fetched.is_packed();
             let open = move || {
                 let mut out = Vec::with_capacity(bytes);
                 let taken = fetched.open(|piece| {
@@ -201,7 +210,7 @@ async fn read_once(
                 });
                 taken.map(|()| out)
             };
-            if bytes <= OPENED_HERE_MAX_BYTES { open() } else { dataset.contents().cores().run(open).await? }
+            if here { open() } else { dataset.contents().cores().run(open).await? }
         })
         .buffered(JOBS_AT_ONCE)
         .try_collect::<Vec<_>>()
