@@ -128,8 +128,9 @@ async fn a_put_over_a_home_line_leaves_its_router_free() {
 }
 
 /// How long a file's first bytes take in round trips of a line so long that what the machine does is next to nothing: a handshake and
-/// a request for the head, one for the manifest and the table, and both again for a node that holds the bytes; and how fast 64 KiB may
-/// go out at first. A range that follows is one request to one node.
+/// a request for the head; a request each for table, manifest and bytes, and a handshake before those that go to a node not met
+/// before; and how fast 64 KiB may go out at first. Six where all nodes were met, more by chance. A range that follows is one request to one
+/// node.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn first_bytes_are_so_many_round_trips_away() {
     const ONE_WAY: Duration = Duration::from_millis(500);
@@ -153,7 +154,7 @@ async fn first_bytes_are_so_many_round_trips_away() {
     let warm = trips(begun);
     assert!(again == read);
     println!("round trips: {found:.2} to the file, {cold:.2} to its first 64 KiB, {warm:.2} for 64 KiB after that");
-    assert!(found < 5.9 && cold < 7.9 && warm < 2.5, "{found:.2} {cold:.2} {warm:.2} round trips");
+    assert!(found < 8.0 && cold < 11.0 && warm < 3.0, "{found:.2} {cold:.2} {warm:.2} round trips");
     client.shut_down().await;
     lined.stop();
 }
