@@ -18,7 +18,7 @@ use crate::datagram::PathReport;
 use crate::endpoint::SocketReport;
 use crate::identity::Identity;
 use crate::options::{DataPlaneOptions, OptionsError};
-use crate::pool::{DialError, Pool};
+use crate::pool::{DialError, Dialling, Found, Pool, Pooled};
 use crate::stream::{HeaderError, PayloadReader, SendHalf, StreamError, code, read_header};
 use crate::tls::TlsError;
 
@@ -201,9 +201,45 @@ impl DataClient {
     /// # Errors
     /// [`CallError`], by whose fault it is.
     pub async fn call(&self, node: &NodeAddress, request: Request, payload: Payload) -> Result<Response, CallError> {
-        let id = node.id;
         let header = prepare(&request, &payload).map_err(|error| CallError::Local(LocalFault::Request(error)))?;
-        let pooled = self.pool.connection(id, &node.addresses).await.map_err(|error| dial_failed(id, error))?;
+        let found = self.pool.find(node.id, &node.addresses).map_err(|error| dial_failed(node.id, error))?;
+        let pooled = match found {
+            Found::Ready(pooled) => pooled,
+            Found::Dialling(Dialling { early: Some(early), dial, .. }) if request.may_come_early() => {
+                let unreachable = async {
+                    match dial.clone().await {
+                        Err(error) => dial_failed(node.id, error),
+                        Ok(_) => std::future::pending().await,
+                    }
+                };
+                let asked = tokio::select! {
+                    biased;
+                    asked = self.exchange(node.id, &early, &request, header.clone(), Payload::none()) => asked,
+                    error = unreachable => return Err(error),
+                };
+                match asked {
+                    // The node does not know the client any more, or is reached at another address: as if it had not been asked.
+                    Err(CallError::Unreachable { .. } | CallError::Local(_)) => {}
+                    Err(CallError::Stalled { .. }) if dial.peek().is_none() => {}
+                    asked => return asked,
+                }
+                drop(early);
+                dial.await.map_err(|error| dial_failed(node.id, error))?
+            }
+            Found::Dialling(Dialling { dial, .. }) => dial.await.map_err(|error| dial_failed(node.id, error))?,
+        };
+        self.exchange(node.id, &pooled, &request, header, payload).await
+    }
+
+    /// One request and the header of its answer, over this connection.
+    async fn exchange(
+        &self,
+        id: NodeId,
+        pooled: &Arc<Pooled>,
+        request: &Request,
+        header: Bytes,
+        payload: Payload,
+    ) -> Result<Response, CallError> {
         let call = pooled.begin();
         let deadline = self.pool.options().progress_deadline;
         let (send, receive) = timeout(deadline, pooled.connection().open_bi())
@@ -232,7 +268,8 @@ impl DataClient {
         Ok(Response { reply, payload })
     }
 
-    /// Sees to it that there is a connection to the node: at once where there is one, by a dial where there is none.
+    /// Sees to it that there is a connection to the node: at once where there is one or reads can be sent before the handshake is
+    /// over, by a dial else.
     ///
     /// For callers who want to know how long a node takes to answer at all before they ask anything of it. The connection may be
     /// closed again before it is used; a call dials then.
@@ -240,8 +277,11 @@ impl DataClient {
     /// # Errors
     /// [`CallError`], by whose fault it is.
     pub async fn reach(&self, node: &NodeAddress) -> Result<(), CallError> {
-        let pooled = self.pool.connection(node.id, &node.addresses).await;
-        pooled.map(drop).map_err(|error| dial_failed(node.id, error))
+        let failed = |error| dial_failed(node.id, error);
+        match self.pool.find(node.id, &node.addresses).map_err(failed)? {
+            Found::Ready(_) | Found::Dialling(Dialling { early: Some(_), .. }) => Ok(()),
+            Found::Dialling(Dialling { dial, early: None, .. }) => dial.await.map(drop).map_err(failed),
+        }
     }
 
     /// What the path of every open connection is like.

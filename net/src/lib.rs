@@ -19,6 +19,7 @@ mod identity;
 mod options;
 mod pool;
 mod raw;
+mod resumption;
 mod server;
 mod shares;
 mod stream;

@@ -1,7 +1,7 @@
 //! A client's connections to nodes: one for each node, dialled once however many ask, closed when idle.
 //!
-//! Decides when a connection is made, shared, evicted and closed. Never repeats a request and never decides whether
-//! a failed node is tried again.
+//! Decides when a connection is made, shared, evicted and closed, and when it may be used before its handshake is over. Never
+//! repeats a request and never decides whether a failed node is tried again.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -13,8 +13,7 @@ use dolmen_proto::ids::NodeId;
 use dolmen_proto::limits::NODE_ADDRESSES_MAX;
 use futures::future::{BoxFuture, FutureExt, Shared};
 use futures::stream::{FuturesUnordered, StreamExt};
-use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ConnectionError, Endpoint};
+use quinn::{Connecting, ConnectionError, Endpoint, ZeroRttAccepted};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -22,9 +21,10 @@ use crate::datagram::{PathClass, PathReport, canonical};
 use crate::endpoint::{self, SocketCounters, SocketReport};
 use crate::identity::Identity;
 use crate::options::DataPlaneOptions;
+use crate::resumption::SessionCache;
 use crate::stream::code;
 use crate::tls::{SERVER_NAME, Tls, TlsError, peer_of};
-use crate::windows::{CallGuard, ConnectionWindows, WindowBudget};
+use crate::windows::{Admission, CallGuard, ConnectionWindows, WindowBudget};
 
 /// QUIC's error numbers that carry a TLS alert.
 const TLS_ALERTS: RangeInclusive<u64> = 0x100..=0x1ff;
@@ -85,13 +85,28 @@ impl Pooled {
     }
 }
 
-type DialResult = Result<Arc<Pooled>, DialError>;
-type SharedDial = Shared<BoxFuture<'static, DialResult>>;
+pub(crate) type DialResult = Result<Arc<Pooled>, DialError>;
+pub(crate) type SharedDial = Shared<BoxFuture<'static, DialResult>>;
 
 enum Slot {
-    /// The number tells this dial from a later one of the same node.
-    Dialling(u64, SharedDial),
+    Dialling(Dialling),
     Ready(Arc<Pooled>),
+}
+
+/// A dial under way.
+#[derive(Clone)]
+pub(crate) struct Dialling {
+    /// Tells this dial from a later one of the same node.
+    number: u64,
+    pub(crate) dial: SharedDial,
+    /// Takes requests that may come early; nothing is known of it until the dial ends, and it may end with another connection.
+    pub(crate) early: Option<Arc<Pooled>>,
+}
+
+/// What there is of a connection to a node.
+pub(crate) enum Found {
+    Ready(Arc<Pooled>),
+    Dialling(Dialling),
 }
 
 #[derive(Default)]
@@ -104,7 +119,7 @@ struct Slots {
 /// All connections of a client.
 pub(crate) struct Pool {
     identity: Identity,
-    tls: Tls,
+    sessions: SessionCache,
     options: DataPlaneOptions,
     budget: Arc<WindowBudget>,
     sockets: [OnceLock<Socket>; 2],
@@ -123,7 +138,7 @@ impl Pool {
     pub(crate) fn new(identity: &Identity, options: DataPlaneOptions) -> Result<Arc<Self>, TlsError> {
         let pool = Arc::new(Self {
             identity: identity.clone(),
-            tls: Tls::new(identity)?,
+            sessions: SessionCache::new(Tls::new(identity)?),
             budget: WindowBudget::new(&options),
             places: Arc::new(Semaphore::new(options.connections_max)),
             options,
@@ -144,27 +159,24 @@ impl Pool {
         self.budget.used_bytes()
     }
 
-    /// The connection to a node: the one there is, or the result of one dial that all who ask meanwhile share.
-    pub(crate) async fn connection(self: &Arc<Self>, node: NodeId, addresses: &[SocketAddr]) -> DialResult {
-        let dial = {
-            let mut slots = self.lock();
-            if slots.closed {
-                return Err(DialError::ShutDown);
-            }
-            match slots.by_node.get(&node) {
-                Some(Slot::Ready(pooled)) if !pooled.is_broken() => return Ok(Arc::clone(pooled)),
-                Some(Slot::Dialling(_, dial)) => dial.clone(),
-                Some(Slot::Ready(_)) | None => self.start_dial(&mut slots, node, addresses),
-            }
-        };
-        dial.await
+    /// The connection to a node: the one there is, or one dial that all who ask meanwhile share.
+    pub(crate) fn find(self: &Arc<Self>, node: NodeId, addresses: &[SocketAddr]) -> Result<Found, DialError> {
+        let mut slots = self.lock();
+        if slots.closed {
+            return Err(DialError::ShutDown);
+        }
+        match slots.by_node.get(&node) {
+            Some(Slot::Ready(pooled)) if !pooled.is_broken() => Ok(Found::Ready(Arc::clone(pooled))),
+            Some(Slot::Dialling(dialling)) => Ok(Found::Dialling(dialling.clone())),
+            Some(Slot::Ready(_)) | None => Ok(Found::Dialling(self.start_dial(&mut slots, node, addresses))),
+        }
     }
 
     /// What every open connection's path is like.
     pub(crate) fn reports(&self) -> Vec<(NodeId, PathReport)> {
         let ready = |(node, slot): (&NodeId, &Slot)| match slot {
             Slot::Ready(pooled) => Some((*node, PathReport::of(pooled.connection()))),
-            Slot::Dialling(..) => None,
+            Slot::Dialling(_) => None,
         };
         self.lock().by_node.iter().filter_map(ready).collect()
     }
@@ -194,24 +206,37 @@ impl Pool {
     }
 
     /// The dial runs as a task of its own, so that it goes on when the first who asked for it gives up.
-    fn start_dial(self: &Arc<Self>, slots: &mut Slots, node: NodeId, addresses: &[SocketAddr]) -> SharedDial {
+    fn start_dial(self: &Arc<Self>, slots: &mut Slots, node: NodeId, addresses: &[SocketAddr]) -> Dialling {
         slots.dials += 1;
         let number = slots.dials;
         let addresses = interleave_families(addresses);
+        let early = self.start_early(node, &addresses);
+        let usable = early.as_ref().map(|early| Arc::clone(&early.pooled));
         let pool = Arc::clone(self);
         let task = tokio::spawn(async move {
-            let result = pool.dial(node, addresses).await;
+            let result = pool.dial(node, addresses, early).await;
             pool.settle(node, number, &result);
             result
         });
         let dial = async move { task.await.unwrap_or(Err(DialError::ShutDown)) }.boxed().shared();
-        slots.by_node.insert(node, Slot::Dialling(number, dial.clone()));
-        dial
+        let dialling = Dialling { number, dial, early: usable };
+        slots.by_node.insert(node, Slot::Dialling(dialling.clone()));
+        dialling
+    }
+
+    /// A connection that takes requests at once, where the node was connected before and there is room without waiting.
+    fn start_early(&self, node: NodeId, addresses: &[SocketAddr]) -> Option<Early> {
+        let address = self.sessions.resumable(node, addresses)?;
+        let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
+        let admission = self.budget.admit()?;
+        // A ticket that has become too old is no loss: the dial goes on without it.
+        let (connection, accepted) = self.connect(node, address).ok()?.into_0rtt().ok()?;
+        Some(Early { address, pooled: self.pooled(connection, place, admission), accepted })
     }
 
     fn settle(&self, node: NodeId, number: u64, result: &DialResult) {
         let mut slots = self.lock();
-        let current = matches!(slots.by_node.get(&node), Some(Slot::Dialling(known, _)) if *known == number);
+        let current = matches!(slots.by_node.get(&node), Some(Slot::Dialling(known)) if known.number == number);
         match result {
             Ok(pooled) if current => {
                 slots.by_node.insert(node, Slot::Ready(Arc::clone(pooled)));
@@ -224,25 +249,49 @@ impl Pool {
         }
     }
 
-    async fn dial(self: &Arc<Self>, node: NodeId, addresses: Vec<SocketAddr>) -> DialResult {
+    async fn dial(self: &Arc<Self>, node: NodeId, addresses: Vec<SocketAddr>, early: Option<Early>) -> DialResult {
         if addresses.is_empty() {
             return Err(DialError::NoAddress);
         }
         let limit = self.options.dial_timeout;
+        let race = |early| timeout(limit, self.race(node, early, &addresses)).map(|won| won.unwrap_or(Err(DialError::TimedOut(limit))));
+        if let Some(early) = early {
+            let pooled = Arc::clone(&early.pooled);
+            let won = race(Some(early)).await;
+            if let Ok(connection) = &won
+                && connection.stable_id() == pooled.connection().stable_id()
+            {
+                tracing::debug!(node = %node.short(), address = %connection.remote_address(), "connected again");
+                return Ok(pooled);
+            }
+            // Whoever asked something through it asks again.
+            pooled.connection().close(code::CANCELLED, b"");
+            drop(pooled);
+            let connection = won?;
+            let (place, admission) = self.room().await?;
+            return Ok(self.pooled(connection, place, admission));
+        }
+        let (place, admission) = self.room().await?;
+        let connection = race(None).await?;
+        tracing::debug!(node = %node.short(), address = %connection.remote_address(), "connected");
+        Ok(self.pooled(connection, place, admission))
+    }
+
+    /// A place among the connections and memory for one more.
+    async fn room(&self) -> Result<(OwnedSemaphorePermit, Admission), DialError> {
         let place = self.wait_for(|| Arc::clone(&self.places).try_acquire_owned().ok()).await;
         let place = place.ok_or(DialError::PoolFull(self.options.connections_max))?;
         let admission = self.wait_for(|| self.budget.admit()).await.ok_or(DialError::BudgetSpent)?;
-        let config = self.tls.client(node).map_err(|error| DialError::Tls(Arc::new(error)))?;
-        let connection = timeout(limit, self.race(node, Arc::new(config), &addresses))
-            .await
-            .map_err(|_| DialError::TimedOut(limit))??;
-        tracing::debug!(node = %node.short(), address = %connection.remote_address(), "connected");
-        Ok(Arc::new(Pooled {
+        Ok((place, admission))
+    }
+
+    fn pooled(&self, connection: quinn::Connection, place: OwnedSemaphorePermit, admission: Admission) -> Arc<Pooled> {
+        Arc::new(Pooled {
             windows: Arc::new(ConnectionWindows::new(connection, admission)),
             _place: place,
             last_used: Mutex::new(Instant::now()),
             freed: Arc::clone(&self.freed),
-        }))
+        })
     }
 
     /// Waits until `take` gives something, closing idle connections to make it so, for as long as a dial may take.
@@ -262,16 +311,21 @@ impl Pool {
         timeout(self.options.dial_timeout, waiting).await.ok()
     }
 
-    /// Tries the addresses in turn, each a little after the one before or at once when that failed; the first that
-    /// answers with the right key wins.
+    /// Tries the addresses in turn, the one that an early connection was begun to first, each a little after the one before or
+    /// at once when that failed; the first that answers with the right key wins.
     async fn race(
         &self,
         node: NodeId,
-        config: Arc<QuicClientConfig>,
+        early: Option<Early>,
         addresses: &[SocketAddr],
     ) -> Result<quinn::Connection, DialError> {
-        let mut waiting = addresses.iter().copied();
+        let begun = early.as_ref().map(|early| early.address);
+        let waiting: Vec<SocketAddr> = addresses.iter().copied().filter(|address| Some(*address) != begun).collect();
+        let mut waiting = waiting.into_iter();
         let mut running = FuturesUnordered::new();
+        if let Some(early) = early {
+            running.push(async move { (early.address, early.outcome(node).await) }.boxed());
+        }
         let mut failures = Vec::new();
         let mut wrong_key = None;
         loop {
@@ -282,11 +336,11 @@ impl Pool {
                     Ok(connection) => return Ok(connection),
                     Err(AttemptError::WrongKey(reason)) => wrong_key = Some(DialError::WrongKey(address, reason)),
                     Err(AttemptError::Failed(reason)) => failures.push((address, reason)),
+                    Err(AttemptError::Tls(error)) => return Err(DialError::Tls(error)),
                 },
                 () = sleep(next_after), if waiting.len() > 0 => {
                     if let Some(address) = waiting.next() {
-                        let config = Arc::clone(&config);
-                        running.push(async move { (address, self.attempt(node, config, address).await) });
+                        running.push(async move { (address, self.attempt(node, address).await) }.boxed());
                     }
                 }
                 else => return Err(wrong_key.unwrap_or(DialError::Failed(failures))),
@@ -294,31 +348,18 @@ impl Pool {
         }
     }
 
-    async fn attempt(
-        &self,
-        node: NodeId,
-        config: Arc<QuicClientConfig>,
-        address: SocketAddr,
-    ) -> Result<quinn::Connection, AttemptError> {
-        let endpoint = self.endpoint(address).map_err(|error| AttemptError::Failed(error.to_string()))?;
-        let mut client = quinn::ClientConfig::new(config);
-        client.transport_config(PathClass::of(address).transport(&self.options, quinn::Side::Client));
-        let connecting = endpoint
-            .connect_with(client, address, SERVER_NAME)
-            .map_err(|error| AttemptError::Failed(error.to_string()))?;
-        let connection = connecting.await.map_err(|error| match error {
-            // Raised by our own TLS; the peer's refusal of us comes as a closed connection.
-            ConnectionError::TransportError(error) if TLS_ALERTS.contains(&u64::from(error.code)) => {
-                AttemptError::WrongKey(error.to_string())
-            }
-            error => AttemptError::Failed(error.to_string()),
-        })?;
-        // The verifier has seen to it already; a slip there must not pass unseen.
-        if peer_of(connection.peer_identity()) != Some(node) {
-            connection.close(code::MISBEHAVED, b"");
-            return Err(AttemptError::WrongKey("the certificate names another node".into()));
-        }
-        Ok(connection)
+    async fn attempt(&self, node: NodeId, address: SocketAddr) -> Result<quinn::Connection, AttemptError> {
+        let connection = self.connect(node, address)?.await.map_err(AttemptError::of)?;
+        check_peer(connection, node)
+    }
+
+    fn connect(&self, node: NodeId, address: SocketAddr) -> Result<Connecting, AttemptError> {
+        let failed = |error: &dyn std::error::Error| AttemptError::Failed(error.to_string());
+        let endpoint = self.endpoint(address).map_err(|error| failed(&error))?;
+        let session = self.sessions.with(node, address).map_err(|error| AttemptError::Tls(Arc::new(error)))?;
+        let mut config = session.client_config();
+        config.transport_config(PathClass::of(address).transport(&self.options, quinn::Side::Client));
+        endpoint.connect_with(config, address, SERVER_NAME).map_err(|error| failed(&error))
     }
 
     /// The socket of the address's family, opened when first needed.
@@ -335,9 +376,52 @@ impl Pool {
     }
 }
 
+/// A connection that was begun with a ticket.
+struct Early {
+    address: SocketAddr,
+    pooled: Arc<Pooled>,
+    accepted: ZeroRttAccepted,
+}
+
+impl Early {
+    /// What became of it, once the node has answered. A node that did not take the ticket has been through a whole handshake then.
+    async fn outcome(self, node: NodeId) -> Result<quinn::Connection, AttemptError> {
+        let connection = self.pooled.connection();
+        if !self.accepted.await {
+            if let Some(error) = connection.close_reason() {
+                return Err(AttemptError::of(error));
+            }
+            tracing::debug!(node = %node.short(), "did not remember this client");
+        }
+        check_peer(connection.clone(), node)
+    }
+}
+
+/// The verifier has seen to it already, in this handshake or in the one that is resumed; a slip there must not pass unseen.
+fn check_peer(connection: quinn::Connection, node: NodeId) -> Result<quinn::Connection, AttemptError> {
+    if peer_of(connection.peer_identity()) != Some(node) {
+        connection.close(code::MISBEHAVED, b"");
+        return Err(AttemptError::WrongKey("the certificate names another node".into()));
+    }
+    Ok(connection)
+}
+
 enum AttemptError {
     WrongKey(String),
     Failed(String),
+    Tls(Arc<TlsError>),
+}
+
+impl AttemptError {
+    fn of(error: ConnectionError) -> Self {
+        match error {
+            // Raised by our own TLS; the peer's refusal of us comes as a closed connection.
+            ConnectionError::TransportError(error) if TLS_ALERTS.contains(&u64::from(error.code)) => {
+                Self::WrongKey(error.to_string())
+            }
+            error => Self::Failed(error.to_string()),
+        }
+    }
 }
 
 impl Slots {
@@ -345,12 +429,12 @@ impl Slots {
     fn evict_idle(&mut self) -> Option<Arc<Pooled>> {
         let idle = self.by_node.iter().filter_map(|(node, slot)| match slot {
             Slot::Ready(pooled) => pooled.idle_since().map(|since| (since, *node)),
-            Slot::Dialling(..) => None,
+            Slot::Dialling(_) => None,
         });
         let (_, node) = idle.min()?;
         match self.by_node.remove(&node) {
             Some(Slot::Ready(pooled)) => Some(pooled),
-            Some(Slot::Dialling(..)) | None => None,
+            Some(Slot::Dialling(_)) | None => None,
         }
     }
 
@@ -360,13 +444,13 @@ impl Slots {
             Slot::Ready(pooled) => {
                 pooled.is_broken() || pooled.idle_since().is_some_and(|since| limit.is_some_and(|limit| since <= limit))
             }
-            Slot::Dialling(..) => false,
+            Slot::Dialling(_) => false,
         };
         let old: Vec<_> = self.by_node.iter().filter(|(_, slot)| is_old(slot)).map(|(node, _)| *node).collect();
         let taken = old.iter().filter_map(|node| self.by_node.remove(node));
         let pooled = taken.filter_map(|slot| match slot {
             Slot::Ready(pooled) => Some(pooled),
-            Slot::Dialling(..) => None,
+            Slot::Dialling(_) => None,
         });
         pooled.collect()
     }

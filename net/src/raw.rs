@@ -5,12 +5,13 @@
 use std::net::SocketAddr;
 
 use dolmen_proto::ids::NodeId;
-use quinn::{ClientConfig, Connection, Endpoint, Side};
+use quinn::{Connection, Endpoint, Side};
 
 use crate::datagram::PathClass;
 use crate::endpoint;
 use crate::identity::Identity;
 use crate::options::DataPlaneOptions;
+use crate::resumption::SessionCache;
 use crate::tls::{SERVER_NAME, Tls, TlsError};
 
 /// Why a raw connection was not made.
@@ -44,7 +45,7 @@ pub async fn raw_connection(
     let options = DataPlaneOptions::default();
     let own = endpoint::any_address_like(address);
     let (endpoint, _) = endpoint::open(own, identity, None, options.socket_buffer_bytes)?;
-    let mut config = ClientConfig::new(std::sync::Arc::new(Tls::new(identity)?.client(node)?));
+    let mut config = SessionCache::new(Tls::new(identity)?).with(node, address)?.client_config();
     config.transport_config(PathClass::Loopback.transport(&options, Side::Client));
     let connection = endpoint.connect_with(config, address, SERVER_NAME)?.await?;
     Ok((endpoint, connection))

@@ -14,8 +14,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use dolmen_proto::ids::NodeId;
 use dolmen_proto::wire::{ErrorCode, Reply, Request, WireError, frame};
-use futures::future::BoxFuture;
-use quinn::{Endpoint, Incoming, RecvStream, SendStream};
+use futures::future::{BoxFuture, FutureExt, Shared as SharedFuture};
+use quinn::{BloomTokenLog, ConnectionError, Endpoint, Incoming, RecvStream, SendStream, ValidationTokenConfig};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -35,6 +35,11 @@ const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 const INCOMING_BUFFER_BYTES: u64 = 64 * 1024;
 /// The same for all of them together.
 const INCOMING_BUFFERS_BYTES: u64 = 4 * 1024 * 1024;
+/// Memory for the tokens that were shown, so that none is good twice: those of as many clients.
+const TOKENS_SEEN_MAX_BYTES: usize = 256 * 1024;
+const TOKENS_SEEN_EXPECTED: u64 = 50_000;
+/// How long a client's token proves its address: it may have lost the address to another.
+const TOKEN_LIFETIME: Duration = Duration::from_hours(1);
 /// What a busy server asks its client to wait.
 const BUSY_RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How long the last good-byes of a server may take.
@@ -153,6 +158,8 @@ pub struct ServerReport {
     pub window_bytes: u64,
     /// Connections that were accepted.
     pub accepted: u64,
+    /// Those of them that went on with an earlier session.
+    pub resumed: u64,
     /// Connections that were refused over a limit.
     pub refused: u64,
     /// Connections that had to prove their address first.
@@ -170,6 +177,7 @@ pub struct ServerReport {
 #[derive(Debug, Default)]
 struct Counters {
     accepted: AtomicU64,
+    resumed: AtomicU64,
     refused: AtomicU64,
     retried: AtomicU64,
     handshakes_failed: AtomicU64,
@@ -226,6 +234,10 @@ impl DataServer {
             .max_incoming(options.handshakes_max * 4)
             .incoming_buffer_size(INCOMING_BUFFER_BYTES)
             .incoming_buffer_size_total(INCOMING_BUFFERS_BYTES);
+        let mut tokens = ValidationTokenConfig::default();
+        let seen = BloomTokenLog::new_expected_items(TOKENS_SEEN_MAX_BYTES, TOKENS_SEEN_EXPECTED);
+        tokens.sent(1).lifetime(TOKEN_LIFETIME).log(Arc::new(seen));
+        listening.validation_token_config(tokens);
         let configurations = [PathClass::Loopback, PathClass::Private, PathClass::Internet].map(|class| {
             // A copy, as the listening configuration makes the retry tokens that this one must read.
             let mut config = listening.clone();
@@ -303,6 +315,7 @@ impl DataServer {
             streams: self.shared.streams.units() - self.shared.streams.free(),
             window_bytes: self.shared.budget.used_bytes(),
             accepted: counters.accepted.load(Ordering::Relaxed),
+            resumed: counters.resumed.load(Ordering::Relaxed),
             refused: counters.refused.load(Ordering::Relaxed),
             retried: counters.retried.load(Ordering::Relaxed),
             handshakes_failed: counters.handshakes_failed.load(Ordering::Relaxed),
@@ -394,8 +407,8 @@ impl Shared {
             _ = draining.changed() => None,
             shaken = self.shake_hands(incoming, address) => shaken,
         };
-        let Some((connection, peer)) = shaken else { return };
-        drop(handshake);
+        let Some(Arrived { connection, peer, established }) = shaken else { return };
+        let mut handshake = Some(handshake);
         let Some(registered) = Registered::enter(&self, connection.clone(), peer.id, admission) else {
             self.counters.refused.fetch_add(1, Ordering::Relaxed);
             connection.close(code::TOO_MANY_CONNECTIONS, b"");
@@ -408,11 +421,16 @@ impl Shared {
                 biased;
                 _ = draining.changed() => break,
                 Some(joined) = requests.join_next() => log_panic(joined),
+                established = established.clone(), if handshake.is_some() => {
+                    handshake = None;
+                    if !established { break }
+                }
                 stream = connection.accept_bi() => {
                     let Ok((send, receive)) = stream else { break };
                     let call = registered.begin();
                     let send = SendHalf::new(send, Arc::clone(&call), self.options.progress_deadline, code::BROKEN);
-                    let request = ServerStream { shared: Arc::clone(&self), peer, call, receive };
+                    let established = established.clone();
+                    let request = ServerStream { shared: Arc::clone(&self), peer, call, receive, established };
                     requests.spawn(request.run(send, Arc::clone(&handler)));
                 }
             }
@@ -470,24 +488,64 @@ impl Shared {
         let _ = receive.stop(code::ANSWERED);
     }
 
-    async fn shake_hands(&self, incoming: Incoming, address: SocketAddr) -> Option<(quinn::Connection, Peer)> {
+    /// Who came, once that is known: at once for those who resume a session, whose ticket tells it, else at the handshake's end.
+    async fn shake_hands(self: &Arc<Self>, incoming: Incoming, address: SocketAddr) -> Option<Arrived> {
         let config = self.configurations.get(&PathClass::of(address)).map(Arc::clone)?;
-        let result = match incoming.accept_with(config) {
-            Ok(connecting) => timeout(HANDSHAKE_DEADLINE, connecting).await.map_err(|_| "it took too long".to_owned()),
-            Err(error) => Err(error.to_string()),
+        let failed = |reason: String| {
+            self.counters.handshakes_failed.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(%address, reason, "a handshake failed");
         };
-        let result = result.and_then(|connected| connected.map_err(|error| error.to_string()));
-        let result = result.and_then(|connection| {
-            let id = peer_of(connection.peer_identity()).ok_or("no node key")?;
-            Ok((connection, Peer { id, address }))
-        });
-        result
-            .inspect_err(|reason| {
-                self.counters.handshakes_failed.fetch_add(1, Ordering::Relaxed);
+        let connecting = incoming.accept_with(config).map_err(|error| failed(error.to_string())).ok()?;
+        // Never an error at this end.
+        let (connection, established) = connecting.into_0rtt().ok()?;
+        let known = peer_of(connection.peer_identity());
+        let established = {
+            let (shared, connection) = (Arc::clone(self), connection.clone());
+            async move {
+                // What it says is for clients only.
+                let in_time = timeout(HANDSHAKE_DEADLINE, established).await.is_ok();
+                let reason = match connection.close_reason() {
+                    None if in_time => return true,
+                    None => "it took too long".to_owned(),
+                    // It may have been established before; nobody waits for answers in either case.
+                    Some(ConnectionError::ApplicationClosed(_) | ConnectionError::LocallyClosed) => return false,
+                    Some(reason) => reason.to_string(),
+                };
+                shared.counters.handshakes_failed.fetch_add(1, Ordering::Relaxed);
                 tracing::debug!(%address, reason, "a handshake failed");
-            })
-            .ok()
+                connection.close(code::STALLED, b"");
+                false
+            }
+        };
+        let established = established.boxed().shared();
+        let id = match known {
+            Some(id) => {
+                self.counters.resumed.fetch_add(1, Ordering::Relaxed);
+                id
+            }
+            None => {
+                if !established.clone().await {
+                    return None;
+                }
+                let id = peer_of(connection.peer_identity());
+                if id.is_none() {
+                    failed("no node key".into());
+                }
+                id?
+            }
+        };
+        Some(Arrived { connection, peer: Peer { id, address }, established })
     }
+}
+
+/// Whether a handshake ended well; completes when it ends.
+type Established = SharedFuture<BoxFuture<'static, bool>>;
+
+/// A connection whose peer is known. Until it is established, nothing tells its first requests from somebody's recording of them.
+struct Arrived {
+    connection: quinn::Connection,
+    peer: Peer,
+    established: Established,
 }
 
 /// One address's share of the connections; given back when dropped.
@@ -585,6 +643,7 @@ struct ServerStream {
     peer: Peer,
     call: Arc<CallGuard>,
     receive: RecvStream,
+    established: Established,
 }
 
 impl ServerStream {
@@ -637,6 +696,12 @@ impl ServerStream {
             Ok(Err(HeaderError::Stream(_))) => return Err(None),
             Err(_) => return Err(Some(WireError::malformed("the header did not come in time"))),
         };
-        frame::parse_request(header).map_err(Some)
+        let request = frame::parse_request(header).map_err(Some)?;
+        // The ticket that it came with is good once, so a recording is refused as a whole; that one who could delay a client's first
+        // packets makes it act later than it meant to is left, and is no harm where nothing is changed.
+        if self.receive.is_0rtt() && !request.may_come_early() && !self.established.clone().await {
+            return Err(None);
+        }
+        Ok(request)
     }
 }

@@ -14,14 +14,14 @@ use dolmen_proto::wire::ALPN;
 use libp2p_tls::certificate;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{ResolvesClientCert, Resumption};
+use rustls::client::{ClientSessionStore, ResolvesClientCert, Resumption, Tls12Resumption};
 use rustls::crypto::aws_lc_rs::cipher_suite::{
     TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256,
 };
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::server::{ClientHello, ResolvesServerCert, ServerSessionMemoryCache};
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, SignatureScheme};
 
@@ -29,6 +29,8 @@ use crate::identity::{Identity, IdentityError, node_id_of};
 
 /// Stands where QUIC wants a host name; never sent, as names of nodes are keys.
 pub(crate) const SERVER_NAME: &str = "node.dolmen.invalid";
+/// Most sessions that a server can resume; the oldest is forgotten first. Some 1.5 KiB each.
+const SESSIONS_MAX: usize = 2048;
 /// The certificate's own key: what libp2p-tls makes, and what other implementations of its specification may use.
 const SIGNATURE_SCHEMES: [SignatureScheme; 3] =
     [SignatureScheme::ECDSA_NISTP256_SHA256, SignatureScheme::ECDSA_NISTP384_SHA384, SignatureScheme::ED25519];
@@ -73,14 +75,21 @@ impl Tls {
             .with_client_cert_verifier(Arc::new(PeerVerifier { expected: None }))
             .with_cert_resolver(Arc::clone(&self.certificate) as Arc<dyn ResolvesServerCert>);
         config.alpn_protocols = vec![ALPN.to_vec()];
-        // A resumed session would skip the check of the peer's key.
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = 0;
+        // A session is kept with the certificate that was checked when it began, and resumed once: what was sent with
+        // the first packet of a connection and recorded by somebody is refused when it comes again.
+        config.session_storage = ServerSessionMemoryCache::new(SESSIONS_MAX);
+        config.send_tls13_tickets = 1;
+        config.max_early_data_size = u32::MAX;
         QuicServerConfig::try_from(config).map_err(|_| TlsError::InitialCipher)
     }
 
-    /// The configuration of one dial, which ends with `node` or not at all.
-    pub(crate) fn client(&self, node: NodeId) -> Result<QuicClientConfig, TlsError> {
+    /// The configuration of dials that end with `node` or not at all. `sessions` are this configuration's alone: a resumed one
+    /// is not checked against `node` again.
+    pub(crate) fn client(
+        &self,
+        node: NodeId,
+        sessions: Arc<dyn ClientSessionStore>,
+    ) -> Result<QuicClientConfig, TlsError> {
         let mut config = rustls::ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .dangerous()
@@ -88,7 +97,8 @@ impl Tls {
             .with_client_cert_resolver(Arc::clone(&self.certificate) as Arc<dyn ResolvesClientCert>);
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.enable_sni = false;
-        config.resumption = Resumption::disabled();
+        config.resumption = Resumption::store(sessions).tls12_resumption(Tls12Resumption::Disabled);
+        config.enable_early_data = true;
         QuicClientConfig::try_from(config).map_err(|_| TlsError::InitialCipher)
     }
 }

@@ -7,14 +7,15 @@ use quinn::Endpoint;
 use super::*;
 use crate::PeerFault;
 use crate::datagram::PathClass;
+use crate::resumption::SessionCache;
 use crate::tls::{SERVER_NAME, Tls};
 
 /// A connection without any of the client's manners.
 pub(super) async fn raw_connection(node: &NodeAddress) -> (Endpoint, quinn::Connection) {
     let identity = Identity::generate().expect("random");
     let (endpoint, _) = crate::endpoint::open(loopback(0), &identity, None, 1 << 20).expect("an endpoint");
-    let tls = Tls::new(&identity).expect("tls").client(node.id).expect("tls");
-    let mut config = quinn::ClientConfig::new(Arc::new(tls));
+    let sessions = SessionCache::new(Tls::new(&identity).expect("tls"));
+    let mut config = sessions.with(node.id, node.addresses[0]).expect("a configuration").client_config();
     config.transport_config(PathClass::Loopback.transport(&DataPlaneOptions::default(), quinn::Side::Client));
     let connecting = endpoint.connect_with(config, node.addresses[0], SERVER_NAME).expect("a dial");
     let connection = connecting.await.expect("a connection");

@@ -3,6 +3,7 @@
 mod calls;
 mod hostile;
 mod lifecycle;
+mod resumption;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};

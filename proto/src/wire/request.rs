@@ -246,6 +246,22 @@ impl Request {
         }
     }
 
+    /// Whether the request changes nothing and may as well come twice: it may be sent before the handshake is over, when
+    /// nobody has shown yet that it is not somebody's recording (RFC 9001 9.2).
+    #[must_use]
+    pub const fn may_come_early(&self) -> bool {
+        match self {
+            Self::Describe | Self::Get(_) | Self::Stat(_) | Self::GetHead(_) => true,
+            Self::Put(_)
+            | Self::Renew(_)
+            | Self::Delete(_)
+            | Self::List(_)
+            | Self::Prove(_)
+            | Self::PutHead(_)
+            | Self::Moved(_) => false,
+        }
+    }
+
     /// How many payload bytes follow the header, exactly.
     #[must_use]
     pub fn payload_bytes(&self) -> u64 {
