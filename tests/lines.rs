@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use dolmen_benches::shaper::{Both, Counters, Link, Shaper, ShaperOptions};
 use dolmen_client::{Client, ClientConfig, PolicyChoice, Progress, PutOptions};
+use dolmen_net::{DataClient, DataPlaneOptions, Identity, NodeAddress, Payload};
+use dolmen_proto::wire::Request;
 use dolmen_tests::processes::TestNode;
 use dolmen_tests::shards::shard;
 
@@ -156,5 +158,26 @@ async fn first_bytes_are_so_many_round_trips_away() {
     println!("round trips: {found:.2} to the file, {cold:.2} to its first 64 KiB, {warm:.2} for 64 KiB after that");
     assert!(found < 8.0 && cold < 11.0 && warm < 3.0, "{found:.2} {cold:.2} {warm:.2} round trips");
     client.shut_down().await;
+
+    // A node is asked by a process that has not been connected to it, and by one that was a while ago.
+    let options = DataPlaneOptions {
+        datagram_max_bytes: Some(DATAGRAM_BYTES),
+        pool_idle: Duration::from_millis(200),
+        ..DataPlaneOptions::default()
+    };
+    let data = DataClient::new(&Identity::generate().expect("random"), options).expect("a client");
+    let id = lined.nodes[0].status().node.parse().expect("a node id");
+    let node = NodeAddress { id, addresses: vec![lined.shaper.doors()[0]] };
+    let mut asked = Vec::new();
+    for _ in 0..2 {
+        let begun = Instant::now();
+        data.call(&node, Request::Describe, Payload::none()).await.expect("an answer");
+        asked.push(trips(begun));
+        wait_until(async || data.path_reports().is_empty()).await;
+    }
+    let (new, back) = (asked[0], asked[1]);
+    println!("round trips: {new:.2} for a request to a node not met before, {back:.2} to one that was");
+    assert!(new < 3.0 && back < 1.9, "{new:.2} {back:.2} round trips");
+    data.shut_down().await;
     lined.stop();
 }

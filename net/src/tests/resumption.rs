@@ -1,7 +1,7 @@
 //! Clients that come back: what is sent with the first packet, and what nobody gets out of a recording of it.
 
 use std::net::UdpSocket;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use dolmen_proto::ids::NodeId;
 use dolmen_proto::wire::frame;
@@ -21,6 +21,7 @@ struct Relay {
     server: SocketAddr,
     from_client: Arc<Mutex<Vec<Vec<u8>>>>,
     deaf: Arc<AtomicBool>,
+    kept_back_bytes: Arc<AtomicUsize>,
 }
 
 impl Relay {
@@ -30,7 +31,8 @@ impl Relay {
         let address = inside.local_addr().expect("bound");
         let from_client = Arc::new(Mutex::new(Vec::new()));
         let deaf = Arc::new(AtomicBool::new(false));
-        let (seen, keeps_back) = (Arc::clone(&from_client), Arc::clone(&deaf));
+        let kept_back_bytes = Arc::new(AtomicUsize::new(0));
+        let (seen, keeps_back, kept) = (Arc::clone(&from_client), Arc::clone(&deaf), Arc::clone(&kept_back_bytes));
         tokio::spawn(async move {
             let (mut up, mut down) = (vec![0; 1 << 16], vec![0; 1 << 16]);
             let mut client = None;
@@ -43,14 +45,16 @@ impl Relay {
                         let _ = outside.send_to(&up[..length], server).await;
                     }
                     Ok((length, _)) = outside.recv_from(&mut down) => {
-                        if let Some(client) = client && !keeps_back.load(Ordering::Relaxed) {
+                        if keeps_back.load(Ordering::Relaxed) {
+                            kept.fetch_add(length, Ordering::Relaxed);
+                        } else if let Some(client) = client {
                             let _ = inside.send_to(&down[..length], client).await;
                         }
                     }
                 }
             }
         });
-        Self { address, server, from_client, deaf }
+        Self { address, server, from_client, deaf, kept_back_bytes }
     }
 
     fn forget(&self) {
@@ -191,7 +195,7 @@ async fn a_recording_of_the_first_packets_is_refused() {
 
 /// A client without manners comes back, says `request` at once and is deaf to all that the server says.
 async fn deaf_visit(request: impl FnOnce(&Running) -> Request) -> (Running, Relay, Box<dyn std::any::Any>) {
-    let running = Running::start(1, DataPlaneOptions::default());
+    let running = Running::start(1, DataPlaneOptions { datagram_max_bytes: Some(1452), ..Default::default() });
     let relay = Relay::start(running.node.addresses[0]).await;
     let identity = Identity::generate().expect("random");
     let (endpoint, _) = crate::endpoint::open(loopback(0), &identity, None, 1 << 20).expect("an endpoint");
@@ -201,10 +205,16 @@ async fn deaf_visit(request: impl FnOnce(&Running) -> Request) -> (Running, Rela
         let config = sessions.with(node, relay.address).expect("a configuration").client_config();
         endpoint.connect_with(config, relay.address, SERVER_NAME).expect("a dial")
     };
+    let bytes = pattern(64 * 1024);
+    let put = running.put(Behaviour::Proper, bytes.len());
+    let first_client = client(forgetful());
+    first_client.call(&running.node, put, bytes.into()).await.expect("put");
+    drop(first_client);
     let first = connect().await.expect("a connection");
     until("a ticket", || sessions.resumable(node, &[relay.address]).is_some()).await;
     first.close(crate::code::CANCELLED, b"");
     until_idle(&running).await;
+    relay.forget();
     relay.deaf.store(true, Ordering::Relaxed);
     let (connection, _) = connect().into_0rtt().ok().expect("an early connection");
     let (mut send, receive) = connection.open_bi().await.expect("a stream");
@@ -216,8 +226,12 @@ async fn deaf_visit(request: impl FnOnce(&Running) -> Request) -> (Running, Rela
 
 #[tokio::test]
 async fn reads_are_answered_before_the_handshake_is_over() {
-    let (running, relay, held) = deaf_visit(|_| stat(Behaviour::Proper)).await;
-    until("the request", || running.server.report().requests == 1).await;
+    let (running, relay, held) = deaf_visit(|_| get(Behaviour::Proper, 0, 64 * 1024)).await;
+    until("the request", || running.server.report().requests == 2).await;
+    // A whole first window, and not only three times what the client has sent: its address is proven by the token.
+    let answered = || relay.kept_back_bytes.load(Ordering::Relaxed);
+    let sent = || relay.from_client.lock().expect("no panic").iter().map(Vec::len).sum::<usize>();
+    until("the answer", || answered() > 3 * sent() + 1452).await;
     drop((held, relay));
     running.stop().await;
 }
@@ -227,9 +241,9 @@ async fn what_changes_something_waits_for_the_handshake() {
     let (running, relay, held) = deaf_visit(|running| running.put(Behaviour::Proper, 10)).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     let report = running.server.report();
-    assert_eq!((report.connections, report.requests, report.requests_refused), (1, 0, 0), "nothing is done yet");
+    assert_eq!((report.connections, report.requests, report.requests_refused), (1, 1, 0), "nothing is done yet");
     relay.deaf.store(false, Ordering::Relaxed);
-    until("the request", || running.server.report().requests == 1).await;
+    until("the request", || running.server.report().requests == 2).await;
     drop((held, relay));
     running.stop().await;
 }
