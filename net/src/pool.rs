@@ -29,6 +29,10 @@ use crate::windows::{Admission, CallGuard, ConnectionWindows, WindowBudget};
 /// QUIC's error numbers that carry a TLS alert.
 const TLS_ALERTS: RangeInclusive<u64> = 0x100..=0x1ff;
 
+/// How long the last good-byes of a client may take: to be sent, not to be heard. quinn has no word for the one, and calls an
+/// endpoint idle three probe timeouts later, a second and more where a dial was under way.
+const FAREWELL_DEADLINE: Duration = Duration::from_millis(100);
+
 /// Why no connection came about.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum DialError {
@@ -197,7 +201,7 @@ impl Pool {
         for socket in self.sockets.iter().filter_map(OnceLock::get) {
             socket.endpoint.close(code::CANCELLED, b"");
             // The good-bye is a courtesy: a peer that misses it finds out by itself.
-            let _ = timeout(Duration::from_secs(1), socket.endpoint.wait_idle()).await;
+            let _ = timeout(FAREWELL_DEADLINE, socket.endpoint.wait_idle()).await;
         }
     }
 
