@@ -81,7 +81,7 @@ impl Client {
         Ok(Self {
             config: Arc::new(config),
             progress,
-            nodes: Nodes::new(network, state.remembered_line()),
+            nodes: Nodes::new(network, &state.experience()),
             state,
             cores: Cores::all(),
             live: None,
@@ -137,8 +137,8 @@ impl Client {
 
     /// Ends connections and remembers the nodes that were met. Dropping a client does less of it.
     pub async fn shut_down(&self) {
+        self.state.keep_experience(self.nodes.experience());
         if let Some(live) = &self.live {
-            self.state.remember_line(self.nodes.gate().remembered());
             live.shut_down().await;
         }
     }

@@ -13,7 +13,7 @@ use dolmen_proto::keys::VaultSecret;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ClientError, ErrorKind};
-use crate::network::gate::Remembered;
+use crate::network::experience::{Experience, SILENT_NODES_MAX};
 
 mod journal;
 mod leases;
@@ -27,7 +27,8 @@ pub(crate) use standings::{Standings, weight};
 
 /// What earlier runs found out about the line.
 const LINE_FILE: &str = "line.json";
-const LINE_FILE_MAX_BYTES: u64 = 4096;
+/// Each silent node takes some 110 bytes.
+const LINE_FILE_MAX_BYTES: u64 = 4096 + 160 * SILENT_NODES_MAX as u64;
 /// Largest secret file that is read.
 const SECRET_MAX_BYTES: u64 = 4096;
 const FINGERPRINT_CONTEXT: &str = "dolmen 2026 client link fingerprint v1";
@@ -68,8 +69,8 @@ impl State {
         self.folder.join("nodes")
     }
 
-    /// How many transfers at a time the last run ended with; a file that cannot be read says nothing.
-    pub(crate) fn remembered_line(&self) -> Remembered {
+    /// What earlier runs learned of the line and of nodes; a file that cannot be read says nothing.
+    pub(crate) fn experience(&self) -> Experience {
         let file = File::open(self.folder.join(LINE_FILE)).ok();
         let text = file.and_then(|file| {
             let mut text = String::new();
@@ -78,12 +79,12 @@ impl State {
         text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
     }
 
-    /// Notes for the next run how many transfers at a time were good; nothing is lost when that fails.
-    pub(crate) fn remember_line(&self, line: Remembered) {
-        let before = self.remembered_line();
-        let line = Remembered { up: line.up.or(before.up), down: line.down.or(before.down) };
-        if line != before
-            && let Ok(text) = serde_json::to_string(&line)
+    /// Notes for the next run what this one learned; nothing is lost when that fails.
+    pub(crate) fn keep_experience(&self, learned: Experience) {
+        let before = self.experience();
+        let learned = learned.or(&before);
+        if learned != before
+            && let Ok(text) = serde_json::to_string(&learned)
         {
             let _ = fs::write(self.folder.join(LINE_FILE), text);
         }

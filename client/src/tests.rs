@@ -213,6 +213,32 @@ async fn nodes_that_cannot_be_reached_hold_nobody_up_and_are_asked_for_nothing()
     assert!(!asked.is_empty() && asked.iter().all(|got| !unreached.contains(&got.node)), "nothing waits behind a dial");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_could_not_be_reached_is_not_sought_by_the_next_run_and_sought_again_later() {
+    let world = World::new(9);
+    furnish(&world);
+    let report = world.put("3/9").await;
+    let _ = world.network.take_gets();
+    world.get(&report.link).await.unwrap();
+    fs::remove_dir_all(world.target()).unwrap();
+    // It holds a data shard of the contents, so it is asked first.
+    let largest = world.network.take_gets().into_iter().max_by_key(|got| got.count_bytes).unwrap();
+    world.network.behave_one(largest.node, Manner::Unreached);
+    let mut sought = Vec::new();
+    for pause in [Duration::ZERO, Duration::from_mins(1), Duration::from_mins(3)] {
+        world.network.pass(pause);
+        let _ = world.network.take_sought();
+        let client = world.client();
+        let options = GetOptions::default();
+        let got = client.get(&report.link, Destination::Path(world.target()), &options);
+        assert!(within(got).await.unwrap().failed.is_empty());
+        client.shut_down().await;
+        fs::remove_dir_all(world.target()).unwrap();
+        sought.push(world.network.take_sought().iter().filter(|node| **node == largest.node).count());
+    }
+    assert!(sought[0] > 0 && sought[1] == 0 && sought[2] > 0, "{sought:?}");
+}
+
 #[derive(Clone, Default)]
 struct Shared(Arc<Mutex<Vec<u8>>>);
 

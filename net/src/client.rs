@@ -203,31 +203,30 @@ impl DataClient {
     pub async fn call(&self, node: &NodeAddress, request: Request, payload: Payload) -> Result<Response, CallError> {
         let header = prepare(&request, &payload).map_err(|error| CallError::Local(LocalFault::Request(error)))?;
         let found = self.pool.find(node.id, &node.addresses).map_err(|error| dial_failed(node.id, error))?;
-        let pooled = match found {
-            Found::Ready(pooled) => pooled,
-            Found::Dialling(Dialling { early: Some(early), dial, .. }) if request.may_come_early() => {
-                let unreachable = async {
-                    match dial.clone().await {
-                        Err(error) => dial_failed(node.id, error),
-                        Ok(_) => std::future::pending().await,
-                    }
-                };
-                let asked = tokio::select! {
-                    biased;
-                    asked = self.exchange(node.id, &early, &request, header.clone(), Payload::none()) => asked,
-                    error = unreachable => return Err(error),
-                };
-                match asked {
-                    // The node does not know the client any more, or is reached at another address: as if it had not been asked.
-                    Err(CallError::Unreachable { .. } | CallError::Local(_)) => {}
-                    Err(CallError::Stalled { .. }) if dial.peek().is_none() => {}
-                    asked => return asked,
-                }
-                drop(early);
-                dial.await.map_err(|error| dial_failed(node.id, error))?
-            }
-            Found::Dialling(Dialling { dial, .. }) => dial.await.map_err(|error| dial_failed(node.id, error))?,
+        let (dial, early) = match found {
+            Found::Ready(pooled) => return self.exchange(node.id, &pooled, &request, header, payload).await,
+            Found::Dialling(Dialling { dial, early, .. }) => (dial, early.filter(|_| request.may_come_early())),
         };
+        if let Some(early) = early {
+            let unreachable = async {
+                match dial.clone().await {
+                    Err(error) => dial_failed(node.id, error),
+                    Ok(_) => std::future::pending().await,
+                }
+            };
+            let asked = tokio::select! {
+                biased;
+                asked = self.exchange(node.id, &early, &request, header.clone(), Payload::none()) => asked,
+                error = unreachable => return Err(error),
+            };
+            match asked {
+                // The node does not know the client any more, or is reached at another address: as if it had not been asked.
+                Err(CallError::Unreachable { .. } | CallError::Local(_)) => {}
+                Err(CallError::Stalled { .. }) if dial.peek().is_none() => {}
+                asked => return asked,
+            }
+        }
+        let pooled = dial.await.map_err(|error| dial_failed(node.id, error))?;
         self.exchange(node.id, &pooled, &request, header, payload).await
     }
 
@@ -268,8 +267,7 @@ impl DataClient {
         Ok(Response { reply, payload })
     }
 
-    /// Sees to it that there is a connection to the node: at once where there is one or reads can be sent before the handshake is
-    /// over, by a dial else.
+    /// Sees to it that there is a connection to the node: at once where there is one, by a dial where there is none.
     ///
     /// For callers who want to know how long a node takes to answer at all before they ask anything of it. The connection may be
     /// closed again before it is used; a call dials then.
@@ -279,8 +277,19 @@ impl DataClient {
     pub async fn reach(&self, node: &NodeAddress) -> Result<(), CallError> {
         let failed = |error| dial_failed(node.id, error);
         match self.pool.find(node.id, &node.addresses).map_err(failed)? {
-            Found::Ready(_) | Found::Dialling(Dialling { early: Some(_), .. }) => Ok(()),
-            Found::Dialling(Dialling { dial, early: None, .. }) => dial.await.map(drop).map_err(failed),
+            Found::Ready(_) => Ok(()),
+            Found::Dialling(Dialling { dial, .. }) => dial.await.map(drop).map_err(failed),
+        }
+    }
+
+    /// Whether a read can be sent to the node at once: there is a connection, or one was begun with the ticket of an earlier one.
+    /// Begins one where there is none.
+    #[must_use]
+    pub fn takes_reads(&self, node: &NodeAddress) -> bool {
+        match self.pool.find(node.id, &node.addresses) {
+            Ok(Found::Ready(_)) => true,
+            Ok(Found::Dialling(Dialling { early, .. })) => early.is_some(),
+            Err(_) => false,
         }
     }
 

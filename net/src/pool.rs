@@ -218,7 +218,7 @@ impl Pool {
         let usable = early.as_ref().map(|early| Arc::clone(&early.pooled));
         let pool = Arc::clone(self);
         let task = tokio::spawn(async move {
-            let result = pool.dial(node, addresses, early).await;
+            let result = pool.dial(node, number, addresses, early).await;
             pool.settle(node, number, &result);
             result
         });
@@ -253,12 +253,28 @@ impl Pool {
         }
     }
 
-    async fn dial(self: &Arc<Self>, node: NodeId, addresses: Vec<SocketAddr>, early: Option<Early>) -> DialResult {
+    fn forget_early(&self, node: NodeId, number: u64) {
+        if let Some(Slot::Dialling(dialling)) = self.lock().by_node.get_mut(&node)
+            && dialling.number == number
+        {
+            dialling.early = None;
+        }
+    }
+
+    async fn dial(
+        self: &Arc<Self>,
+        node: NodeId,
+        number: u64,
+        addresses: Vec<SocketAddr>,
+        early: Option<Early>,
+    ) -> DialResult {
         if addresses.is_empty() {
             return Err(DialError::NoAddress);
         }
         let limit = self.options.dial_timeout;
-        let race = |early| timeout(limit, self.race(node, early, &addresses)).map(|won| won.unwrap_or(Err(DialError::TimedOut(limit))));
+        let race = |early| {
+            timeout(limit, self.race(node, early, &addresses)).map(|won| won.unwrap_or(Err(DialError::TimedOut(limit))))
+        };
         if let Some(early) = early {
             let pooled = Arc::clone(&early.pooled);
             let won = race(Some(early)).await;
@@ -268,9 +284,13 @@ impl Pool {
                 tracing::debug!(node = %node.short(), address = %connection.remote_address(), "connected again");
                 return Ok(pooled);
             }
-            // Whoever asked something through it asks again.
-            pooled.connection().close(code::CANCELLED, b"");
+            // Whoever asked something through it asks again, unless the answer is on its way already.
+            if pooled.connection().peer_identity().is_none() {
+                pooled.connection().close(code::CANCELLED, b"");
+            }
+            // Its place and its memory are wanted for the other one.
             drop(pooled);
+            self.forget_early(node, number);
             let connection = won?;
             let (place, admission) = self.room().await?;
             return Ok(self.pooled(connection, place, admission));
@@ -328,7 +348,7 @@ impl Pool {
         let mut waiting = waiting.into_iter();
         let mut running = FuturesUnordered::new();
         if let Some(early) = early {
-            running.push(async move { (early.address, early.outcome(node).await) }.boxed());
+            running.push(async move { (early.address, self.outcome(node, early).await) }.boxed());
         }
         let mut failures = Vec::new();
         let mut wrong_key = None;
@@ -350,6 +370,23 @@ impl Pool {
                 else => return Err(wrong_key.unwrap_or(DialError::Failed(failures))),
             }
         }
+    }
+
+    /// What became of an early connection, once the node has answered.
+    async fn outcome(&self, node: NodeId, early: Early) -> Result<quinn::Connection, AttemptError> {
+        let Early { address, pooled, accepted } = early;
+        let connection = pooled.connection();
+        if accepted.await {
+            return check_peer(connection.clone(), node);
+        }
+        if let Some(error) = connection.close_reason() {
+            return Err(AttemptError::of(error));
+        }
+        // The node does not know the ticket, and the handshake went on without it. Streams of this connection would get the numbers of
+        // those that were refused, whose ends in quinn take away what wakes the new ones: another connection is worth a round trip.
+        tracing::debug!(node = %node.short(), "did not remember this client");
+        connection.close(code::CANCELLED, b"");
+        self.attempt(node, address).await
     }
 
     async fn attempt(&self, node: NodeId, address: SocketAddr) -> Result<quinn::Connection, AttemptError> {
@@ -385,20 +422,6 @@ struct Early {
     address: SocketAddr,
     pooled: Arc<Pooled>,
     accepted: ZeroRttAccepted,
-}
-
-impl Early {
-    /// What became of it, once the node has answered. A node that did not take the ticket has been through a whole handshake then.
-    async fn outcome(self, node: NodeId) -> Result<quinn::Connection, AttemptError> {
-        let connection = self.pooled.connection();
-        if !self.accepted.await {
-            if let Some(error) = connection.close_reason() {
-                return Err(AttemptError::of(error));
-            }
-            tracing::debug!(node = %node.short(), "did not remember this client");
-        }
-        check_peer(connection.clone(), node)
-    }
 }
 
 /// The verifier has seen to it already, in this handshake or in the one that is resumed; a slip there must not pass unseen.

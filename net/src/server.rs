@@ -158,7 +158,7 @@ pub struct ServerReport {
     pub window_bytes: u64,
     /// Connections that were accepted.
     pub accepted: u64,
-    /// Those of them that went on with an earlier session.
+    /// Connections that went on with an earlier session and whose requests were taken from the first packet on.
     pub resumed: u64,
     /// Connections that were refused over a limit.
     pub refused: u64,
@@ -346,6 +346,8 @@ fn log_panic(joined: Result<(), tokio::task::JoinError>) {
 struct Arrival {
     incoming: Incoming,
     address: SocketAddr,
+    /// Whether the peer has shown that it is at this address.
+    proven: bool,
     admission: Admission,
     handshake: OwnedSemaphorePermit,
     place: OwnedSemaphorePermit,
@@ -382,7 +384,8 @@ impl Shared {
             incoming.refuse();
             return None;
         };
-        Some(Arrival { incoming, address, admission, handshake, place, network })
+        let proven = incoming.remote_address_validated();
+        Some(Arrival { incoming, address, proven, admission, handshake, place, network })
     }
 
     /// Closes the connection that has been without a request for longest.
@@ -401,11 +404,11 @@ impl Shared {
         handler: Arc<dyn Handler>,
         mut draining: watch::Receiver<bool>,
     ) {
-        let Arrival { incoming, address, admission, handshake, place, network } = arrival;
+        let Arrival { incoming, address, proven, admission, handshake, place, network } = arrival;
         let shaken = tokio::select! {
             biased;
             _ = draining.changed() => None,
-            shaken = self.shake_hands(incoming, address) => shaken,
+            shaken = self.shake_hands(incoming, address, proven) => shaken,
         };
         let Some(Arrived { connection, peer, established }) = shaken else { return };
         let mut handshake = Some(handshake);
@@ -421,15 +424,20 @@ impl Shared {
                 biased;
                 _ = draining.changed() => break,
                 Some(joined) = requests.join_next() => log_panic(joined),
-                established = established.clone(), if handshake.is_some() => {
+                well = established.clone(), if handshake.is_some() => {
+                    if !well {
+                        requests.shutdown().await;
+                        connection.close(code::STALLED, b"");
+                        return;
+                    }
                     handshake = None;
-                    if !established { break }
                 }
                 stream = connection.accept_bi() => {
                     let Ok((send, receive)) = stream else { break };
                     let call = registered.begin();
                     let send = SendHalf::new(send, Arc::clone(&call), self.options.progress_deadline, code::BROKEN);
-                    let established = established.clone();
+                    // quinn calls a stream early by when it is taken, not by when it came: not so once the connection is closed.
+                    let established = handshake.is_some().then(|| established.clone());
                     let request = ServerStream { shared: Arc::clone(&self), peer, call, receive, established };
                     requests.spawn(request.run(send, Arc::clone(&handler)));
                 }
@@ -488,8 +496,9 @@ impl Shared {
         let _ = receive.stop(code::ANSWERED);
     }
 
-    /// Who came, once that is known: at once for those who resume a session, whose ticket tells it, else at the handshake's end.
-    async fn shake_hands(self: &Arc<Self>, incoming: Incoming, address: SocketAddr) -> Option<Arrived> {
+    /// Who came, once that is known: at once for those who resume a session, whose ticket tells it, from an address that is proven to be
+    /// theirs; else at the handshake's end.
+    async fn shake_hands(self: &Arc<Self>, incoming: Incoming, address: SocketAddr, proven: bool) -> Option<Arrived> {
         let config = self.configurations.get(&PathClass::of(address)).map(Arc::clone)?;
         let failed = |reason: String| {
             self.counters.handshakes_failed.fetch_add(1, Ordering::Relaxed);
@@ -498,7 +507,7 @@ impl Shared {
         let connecting = incoming.accept_with(config).map_err(|error| failed(error.to_string())).ok()?;
         // Never an error at this end.
         let (connection, established) = connecting.into_0rtt().ok()?;
-        let known = peer_of(connection.peer_identity());
+        let known = peer_of(connection.peer_identity()).filter(|_| proven);
         let established = {
             let (shared, connection) = (Arc::clone(self), connection.clone());
             async move {
@@ -643,7 +652,8 @@ struct ServerStream {
     peer: Peer,
     call: Arc<CallGuard>,
     receive: RecvStream,
-    established: Established,
+    /// For a request that came before the handshake was over.
+    established: Option<Established>,
 }
 
 impl ServerStream {
@@ -697,9 +707,12 @@ impl ServerStream {
             Err(_) => return Err(Some(WireError::malformed("the header did not come in time"))),
         };
         let request = frame::parse_request(header).map_err(Some)?;
-        // The ticket that it came with is good once, so a recording is refused as a whole; that one who could delay a client's first
-        // packets makes it act later than it meant to is left, and is no harm where nothing is changed.
-        if self.receive.is_0rtt() && !request.may_come_early() && !self.established.clone().await {
+        // The ticket that it came with is good once, so a recording is refused as a whole. That somebody who can hold packets back makes
+        // a client act later than it meant to is left, and is no harm where nothing is changed.
+        if let Some(established) = self.established.take()
+            && !request.may_come_early()
+            && !established.await
+        {
             return Err(None);
         }
         Ok(request)

@@ -23,8 +23,10 @@ const DEVIATIONS: f64 = 2.0;
 const SLOW_FACTOR: f64 = 3.0;
 /// No node is slow that would take less than this longer than usual: going around it costs `k` times the bytes.
 const SLOW_LEAST: Duration = Duration::from_millis(50);
-/// After this long without a measurement nobody is held to be slow, or silent: nodes that are avoided are not measured.
-pub const FORGIVEN_AFTER: Duration = Duration::from_mins(2);
+/// After this long without a measurement nobody is held to be slow, or silent for the first time: nodes that are avoided are not measured.
+const FORGIVEN_AFTER: Duration = Duration::from_mins(2);
+/// A node that is silent again each time that it is tried is tried after twice as long each time, and after this long at the latest.
+const FORGIVEN_AFTER_MAX: Duration = Duration::from_mins(32);
 /// Nodes that must have been measured before one of them is compared with the others.
 const NODES_LEAST: usize = 3;
 
@@ -88,6 +90,36 @@ struct NodePace {
     last: Timestamp,
 }
 
+/// That a node took much longer than others to be reached: it is asked last for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Silence {
+    /// When it was found silent last.
+    pub since: Timestamp,
+    /// How often it was found silent after it had been forgiven, the first time included.
+    pub times: u8,
+}
+
+impl Silence {
+    /// That a node was found silent at `now`, of which `before` was known since it was reached last.
+    #[must_use]
+    pub fn found(before: Option<Self>, now: Timestamp) -> Self {
+        let times = match before {
+            None => 1,
+            Some(before) if before.holds(now) => before.times,
+            Some(before) => before.times.saturating_add(1),
+        };
+        Self { since: now, times }
+    }
+
+    /// Whether the node is still to be asked last. Not when it was found silent after `now`: one of the two clocks was wrong.
+    #[must_use]
+    pub fn holds(&self, now: Timestamp) -> bool {
+        let doublings = u32::from(self.times.clamp(1, 16)) - 1;
+        let forgiven_after = FORGIVEN_AFTER.saturating_mul(1 << doublings).min(FORGIVEN_AFTER_MAX);
+        self.since <= now && now.since(self.since) < forgiven_after
+    }
+}
+
 /// Paces of nodes and of all of them together.
 ///
 /// Remembers at most [`PACE_NODES_MAX`] nodes; who was measured longest ago is forgotten first.
@@ -112,6 +144,12 @@ impl Pace {
             Some(average) => average.add(elapsed.as_secs_f64()),
             place => *place = Some(Average::first(elapsed.as_secs_f64())),
         }
+    }
+
+    /// How long it usually takes until there is a connection; `None` before any was made.
+    #[must_use]
+    pub fn usual_reach(&self) -> Option<Duration> {
+        self.reach.map(|average| seconds(average.mean))
     }
 
     /// How long a node may take to be reached before it counts as silent.
@@ -214,6 +252,24 @@ mod tests {
             pace.observe_reached(Duration::from_secs(4));
         }
         assert_eq!(pace.silent_after(), SILENT_MAX);
+    }
+
+    #[test]
+    fn silence_is_forgiven_later_each_time() {
+        let first = Silence::found(None, at(0));
+        assert!(first.holds(at(0)) && first.holds(at(119)) && !first.holds(at(120)));
+        assert!(!Silence::found(None, at(10)).holds(at(9)), "found in the future");
+        let during = Silence::found(Some(first), at(60));
+        assert!(during.holds(at(179)) && !during.holds(at(180)), "the same silence goes on");
+        let mut again = during;
+        let mut now = 180;
+        for minutes in [4, 8, 16, 32, 32, 32] {
+            again = Silence::found(Some(again), at(now));
+            assert!(again.holds(at(now + minutes * 60 - 1)) && !again.holds(at(now + minutes * 60)), "{minutes}");
+            now += minutes * 60;
+        }
+        let often = Silence { since: at(0), times: u8::MAX };
+        assert!(Silence::found(Some(often), at(10_000)).holds(at(10_000)));
     }
 
     #[test]

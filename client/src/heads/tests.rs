@@ -34,7 +34,7 @@ impl World {
         let network = Memory::new(count);
         let keys = DatasetKeys::derive(&VaultSecret::new([1; 32]), 0);
         let locator = ReadKeys::derive(&keys.read).locator;
-        Self { nodes: Nodes::new(Arc::new(Handle(Arc::clone(&network))), Default::default()), network, keys, locator }
+        Self { nodes: Nodes::new(Arc::new(Handle(Arc::clone(&network))), &Default::default()), network, keys, locator }
     }
 
     /// The head that follows; `mark` is what tells its body from others.

@@ -15,7 +15,7 @@ use dolmen_proto::attempt::Fault;
 use dolmen_proto::ids::{AccountId, NodeId, Point, ShardRoot, Timestamp};
 use dolmen_proto::keys::{DatasetKeys, account_key, delete_key, renew_key};
 use dolmen_proto::limits::{CLOCK_SKEW_MAX, ROOTS_PER_CALL_MAX};
-use dolmen_proto::pace::{FORGIVEN_AFTER, Pace};
+use dolmen_proto::pace::{Pace, Silence};
 use dolmen_proto::root::verify_slice;
 use dolmen_proto::wire::{
     DeleteBody, DeleteRequest, DescribeReply, GetHeadRequest, GetRequest, LeaseTerms, NodeRecord, PutHeadReply,
@@ -27,7 +27,8 @@ use futures::future::{BoxFuture, FutureExt as _};
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout};
 
-use super::gate::{Gate, Remembered};
+use super::experience::Experience;
+use super::gate::Gate;
 use super::{Answer, CallFault, Network};
 
 /// Bytes of a shard that are hashed at a time: much more than a datagram brings, which BLAKE3 takes in many times as slowly, and
@@ -48,8 +49,8 @@ struct Known {
     addresses: Vec<SocketAddr>,
     /// Whether its clock was found right; asked once.
     clock: Arc<OnceCell<Result<(), CallFault>>>,
-    /// When it took longer than others to be reached, if it has not been reached since.
-    silent_since: Option<Timestamp>,
+    /// That it took longer than others to be reached, if it has not been reached since.
+    silence: Option<Silence>,
 }
 
 impl std::fmt::Debug for Nodes {
@@ -59,10 +60,29 @@ impl std::fmt::Debug for Nodes {
 }
 
 impl Nodes {
-    pub(crate) fn new(network: Arc<dyn Network>, remembered: Remembered) -> Self {
+    pub(crate) fn new(network: Arc<dyn Network>, experience: &Experience) -> Self {
         let asked = Arc::downgrade(&network);
         let paths = move || asked.upgrade().map(|network| network.paths()).unwrap_or_default();
-        Self { network, known: Arc::default(), pace: Arc::default(), gate: Gate::new(remembered, Arc::new(paths)) }
+        let silent = |(node, silence)| (node, Known { silence: Some(silence), ..Known::default() });
+        let mut pace = Pace::default();
+        if let Some(reach) = experience.reach() {
+            pace.observe_reached(reach);
+        }
+        Self {
+            network,
+            known: Arc::new(Mutex::new(experience.silences().map(silent).collect())),
+            pace: Arc::new(Mutex::new(pace)),
+            gate: Gate::new(experience.transfers, Arc::new(paths)),
+        }
+    }
+
+    /// What the next run should know.
+    pub(crate) fn experience(&self) -> Experience {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let silences: Vec<_> = known.iter().filter_map(|(node, known)| Some((*node, known.silence?))).collect();
+        drop(known);
+        let reach = self.pace().usual_reach();
+        Experience::of(self.gate.transfers(), reach, silences, self.now())
     }
 
     /// Where bulk waits for its turn.
@@ -123,6 +143,20 @@ impl Nodes {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).entry(node).or_default().clone()
     }
 
+    /// As [`Nodes::reach`], for a read that is small enough to go out with a connection's first packet: there is nothing to wait for
+    /// then. What becomes of the connection is seen to all the same.
+    pub(crate) fn reach_to_read(&self, node: NodeId) -> BoxFuture<'static, Result<(), CallFault>> {
+        let addresses = self.addresses(node);
+        if addresses.is_empty() || !self.network.takes_reads(&NodeAddress { id: node, addresses }) {
+            return self.reach(node);
+        }
+        let mut reaching = self.reach(node);
+        if (&mut reaching).now_or_never().is_none() {
+            tokio::spawn(reaching);
+        }
+        std::future::ready(Ok(())).boxed()
+    }
+
     /// Sees to it that there is a connection to a node, and remembers the node as silent while that takes longer than usual.
     /// A node of which no address is known is left to the call to find.
     pub(crate) fn reach(&self, node: NodeId) -> BoxFuture<'static, Result<(), CallFault>> {
@@ -167,14 +201,15 @@ impl Nodes {
     }
 
     fn set_silent(&self, node: NodeId, silent: bool) {
-        let since = silent.then(|| self.now());
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).entry(node).or_default().silent_since = since;
+        let now = self.now();
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = known.entry(node).or_default();
+        known.silence = silent.then(|| Silence::found(known.silence, now));
     }
 
     /// Whether a node took longer than others to be reached when that was tried last, not long ago.
     pub(crate) fn is_silent(&self, node: NodeId) -> bool {
-        let since = self.known(node).silent_since;
-        since.is_some_and(|since| self.now().since(since) < FORGIVEN_AFTER)
+        self.known(node).silence.is_some_and(|silence| silence.holds(self.now()))
     }
 
     /// One call; where a known address leads nowhere, the directory is asked for a newer one, once.

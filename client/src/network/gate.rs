@@ -33,7 +33,7 @@ pub(crate) enum Direction {
 
 /// Numbers of transfers that earlier runs ended with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
-pub(crate) struct Remembered {
+pub(crate) struct Transfers {
     pub(crate) up: Option<u32>,
     pub(crate) down: Option<u32>,
 }
@@ -121,12 +121,12 @@ pub(crate) enum Turn {
 }
 
 impl Gate {
-    pub(crate) fn new(remembered: Remembered, paths: Paths) -> Self {
+    pub(crate) fn new(remembered: Transfers, paths: Paths) -> Self {
         let monotonic = MonotonicClock::start();
         Self::with_clock(remembered, paths, &(Arc::new(move || monotonic.now()) as Clock))
     }
 
-    fn with_clock(remembered: Remembered, paths: Paths, clock: &Clock) -> Self {
+    fn with_clock(remembered: Transfers, paths: Paths, clock: &Clock) -> Self {
         let lane = |direction, remembered| {
             Arc::new(Lane {
                 direction,
@@ -156,13 +156,13 @@ impl Gate {
     }
 
     /// What the next run should start from.
-    pub(crate) fn remembered(&self) -> Remembered {
+    pub(crate) fn transfers(&self) -> Transfers {
         let limit = |lane: &Lane| {
             let state = lane.lock();
             // A direction that was not used says nothing.
             (state.next > 0).then(|| state.all.limit())
         };
-        Remembered { up: limit(&self.up), down: limit(&self.down) }
+        Transfers { up: limit(&self.up), down: limit(&self.down) }
     }
 }
 
@@ -368,7 +368,7 @@ mod tests {
     }
 
     /// A gate whose time is `now`, in milliseconds, and that nobody looks at but the test.
-    fn gate(remembered: Remembered, now: &Arc<AtomicU64>) -> Gate {
+    fn gate(remembered: Transfers, now: &Arc<AtomicU64>) -> Gate {
         let now = Arc::clone(now);
         let clock: Clock = Arc::new(move || Timestamp::from_unix_ms(now.load(Ordering::Relaxed)));
         let gate = Gate::with_clock(remembered, Arc::new(Vec::new), &clock);
@@ -383,7 +383,7 @@ mod tests {
     #[test]
     fn places_grow_while_more_moves_and_are_handed_on_in_order() {
         let now = Arc::new(AtomicU64::new(1_000_000));
-        let gate = gate(Remembered::default(), &now);
+        let gate = gate(Transfers::default(), &now);
         let moved = Arc::new(AtomicU64::new(0));
         let (mut places, mut waiting) = (Vec::new(), VecDeque::new());
         for number in 0..40 {
@@ -410,13 +410,13 @@ mod tests {
         for mut turn in waiting {
             assert!(turn.try_recv().is_ok(), "a place for everybody, one after the other");
         }
-        assert!(gate.remembered().up.is_some_and(|limit| limit > 10));
-        assert_eq!(gate.remembered().down, None, "nothing came down");
+        assert!(gate.transfers().up.is_some_and(|limit| limit > 10));
+        assert_eq!(gate.transfers().down, None, "nothing came down");
     }
 
     #[test]
     fn one_node_does_not_hold_up_the_others() {
-        let gate = gate(Remembered { up: Some(64), down: None }, &Arc::default());
+        let gate = gate(Transfers { up: Some(64), down: None }, &Arc::default());
         let moved = Arc::new(AtomicU64::new(0));
         let turns: Vec<Turn> = (0..10).map(|_| enter(&gate, 1, &moved)).collect();
         let at_once = turns.iter().filter(|turn| matches!(turn, Turn::Now(_))).count();
@@ -427,7 +427,7 @@ mod tests {
     #[test]
     fn dead_nodes_do_not_hold_the_places_of_others() {
         let now = Arc::new(AtomicU64::new(1_000_000));
-        let gate = gate(Remembered::default(), &now);
+        let gate = gate(Transfers::default(), &now);
         let silence = Arc::new(AtomicU64::new(0));
         let _dead: Vec<Turn> = (0..2).map(|number| enter(&gate, number, &silence)).collect();
         let Turn::Later(mut turn) = enter(&gate, 9, &Arc::default()) else { panic!("there was a place") };
@@ -447,7 +447,7 @@ mod tests {
 
     #[test]
     fn who_stops_waiting_takes_no_place() {
-        let gate = gate(Remembered::default(), &Arc::default());
+        let gate = gate(Transfers::default(), &Arc::default());
         let moved = Arc::new(AtomicU64::new(0));
         let running: Vec<Turn> = (0..2).map(|number| enter(&gate, number, &moved)).collect();
         drop(enter(&gate, 5, &moved));

@@ -151,6 +151,10 @@ impl Network for Live {
         async move { data.reach(&node).await.map_err(|error| fault_of(&error)) }.boxed()
     }
 
+    fn takes_reads(&self, node: &NodeAddress) -> bool {
+        self.data.takes_reads(node)
+    }
+
     fn paths(&self) -> Vec<(NodeId, PathReport)> {
         self.data.path_reports()
     }

@@ -97,6 +97,8 @@ pub(crate) struct Memory {
     /// Payload bytes of gets.
     pub(crate) got_bytes: AtomicU64,
     gets: Mutex<Vec<Got>>,
+    /// Nodes that a way was sought to.
+    sought: Mutex<Vec<NodeId>>,
     pub(crate) changed: tokio::sync::watch::Sender<u64>,
     /// How far its clock, and that of its clients, is ahead of this machine's.
     ahead: Mutex<Duration>,
@@ -114,6 +116,7 @@ impl Memory {
             stats: AtomicU64::new(0),
             got_bytes: AtomicU64::new(0),
             gets: Mutex::default(),
+            sought: Mutex::default(),
             changed: tokio::sync::watch::Sender::new(0),
             ahead: Mutex::default(),
             before_head: Mutex::default(),
@@ -135,6 +138,14 @@ impl Memory {
     /// What nodes were asked for since this was asked last.
     pub(crate) fn take_gets(&self) -> Vec<Got> {
         std::mem::take(&mut self.gets.lock().unwrap())
+    }
+
+    pub(crate) fn behave_one(&self, node: NodeId, manner: Manner) {
+        self.nodes().get_mut(&node).unwrap().manner = manner;
+    }
+
+    pub(crate) fn take_sought(&self) -> Vec<NodeId> {
+        std::mem::take(&mut self.sought.lock().unwrap())
     }
 
     /// Makes the first so many nodes behave like this.
@@ -628,6 +639,7 @@ impl Network for Handle {
     }
 
     fn reach(&self, node: NodeAddress) -> BoxFuture<'static, Result<(), CallFault>> {
+        self.0.sought.lock().unwrap().push(node.id);
         match self.0.nodes().get(&node.id).map(|node| node.manner) {
             Some(Manner::Unreached) => std::future::pending().boxed(),
             _ => std::future::ready(Ok(())).boxed(),

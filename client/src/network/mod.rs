@@ -14,6 +14,7 @@ use futures::future::BoxFuture;
 
 pub(crate) mod attempt;
 mod calls;
+pub(crate) mod experience;
 pub(crate) mod gate;
 mod live;
 #[cfg(test)]
@@ -104,6 +105,12 @@ pub(crate) trait Network: Send + Sync + 'static {
     fn reach(&self, node: NodeAddress) -> BoxFuture<'static, Result<(), CallFault>> {
         let _ = node;
         Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Whether a read can be sent to a node before it has answered anything, as it was connected before.
+    fn takes_reads(&self, node: &NodeAddress) -> bool {
+        let _ = node;
+        false
     }
 
     /// What the paths to nodes are like that there are connections to.

@@ -68,7 +68,7 @@ impl World {
             ..ClientConfig::default()
         };
         Self {
-            nodes: Nodes::new(Arc::new(Handle(Arc::clone(&network))), Default::default()),
+            nodes: Nodes::new(Arc::new(Handle(Arc::clone(&network))), &Default::default()),
             state: State::open(&config.state_folder).unwrap(),
             config,
             folder,

@@ -316,7 +316,9 @@ impl Fetcher {
             fetched: Arc::clone(&fetched),
             open: BTreeMap::new(),
         };
+        let begun = clock.now();
         let outcome = run(session, executor, &clock).await;
+        tracing::debug!(segment = %place.id.short(), bytes, took_ms = clock.now().since(begun).as_millis(), ?outcome, "fetched");
         let fetched = std::mem::take(&mut *fetched.lock().unwrap_or_else(PoisonError::into_inner));
         Ok((outcome, fetched))
     }
@@ -526,7 +528,10 @@ impl Executor<DownloadSession> for Download {
             Told::Done(Ok(())) => DownloadEvent::Fetched { attempt },
             Told::Done(Err(fault)) => DownloadEvent::Failed { attempt, fault: fault.fault },
         };
-        let reach = nodes.reach(node);
+        let reach = match span {
+            Span::Whole => nodes.reach(node),
+            Span::Window { .. } => nodes.reach_to_read(node),
+        };
         // Windows are small and somebody waits for them: they do not wait for their turn.
         let begin = move || match span {
             Span::Whole => {

@@ -106,7 +106,8 @@ async fn a_client_that_comes_back_resumes() {
     let bytes = pattern(3 * MIB);
     client.call(&running.node, running.put(Behaviour::Proper, bytes.len()), bytes.clone().into()).await.expect("put");
     until_idle(&running).await;
-    let mut got = client.call(&running.node, get(Behaviour::Proper, 0, bytes.len()), Payload::none()).await.expect("got");
+    let mut got =
+        client.call(&running.node, get(Behaviour::Proper, 0, bytes.len()), Payload::none()).await.expect("got");
     assert_eq!(got.payload.read_to_end().await.expect("all of it"), bytes);
     drop(got);
     until_idle(&running).await;
@@ -124,9 +125,13 @@ async fn a_node_that_was_started_anew_is_asked_again() {
     until_idle(&running).await;
     running.stop().await;
     let running = start_where(address, 1).await;
-    ask(&client, &running.node, Behaviour::Proper).await.expect("an answer");
+    // However many ask at once, each is answered once.
+    let asking = (0..20).map(|_| ask(&client, &running.node, Behaviour::Proper));
+    for answer in futures::future::join_all(asking).await {
+        answer.expect("an answer");
+    }
     let report = running.server.report();
-    assert_eq!((report.accepted, report.resumed, report.requests), (1, 0, 1), "the ticket was the other process's");
+    assert_eq!((report.resumed, report.requests), (0, 20), "the ticket was the other process's");
     running.stop().await;
 }
 
@@ -151,7 +156,8 @@ async fn another_key_at_the_address_gets_no_answer_taken() {
 async fn a_node_that_died_is_unreachable_and_one_that_moved_is_found() {
     let running = Running::start(1, DataPlaneOptions::default());
     let mut node = running.node.clone();
-    let client = client(forgetful());
+    // There is room for one connection, which the early one must make for that to the new address.
+    let client = client(DataPlaneOptions { connections_max: 1, ..forgetful() });
     ask(&client, &node, Behaviour::Proper).await.expect("an answer");
     until_idle(&running).await;
     running.stop().await;

@@ -85,7 +85,7 @@ async fn table(mut rows: Vec<SegmentRow>, mut forwards: Vec<ForwardRow>) -> (Tab
         extensions: Extensions::default(),
     };
     let pointer = root.put(&mut sink).unwrap();
-    let nodes = Nodes::new(Arc::new(Handle(Memory::new(1))), Default::default());
+    let nodes = Nodes::new(Arc::new(Handle(Memory::new(1))), &Default::default());
     let fetcher = Fetcher::new(nodes.clone(), Cores::all(), Budget::new(1 << 20), None);
     let documents = Documents::new(fetcher, None, false);
     for (pointer, blob) in sink.1 {
