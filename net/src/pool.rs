@@ -29,9 +29,10 @@ use crate::windows::{Admission, CallGuard, ConnectionWindows, WindowBudget};
 /// QUIC's error numbers that carry a TLS alert.
 const TLS_ALERTS: RangeInclusive<u64> = 0x100..=0x1ff;
 
-/// How long the last good-byes of a client may take: to be sent, not to be heard. quinn has no word for the one, and calls an
-/// endpoint idle three probe timeouts later, a second and more where a dial was under way.
-const FAREWELL_DEADLINE: Duration = Duration::from_millis(100);
+/// How long the last good-byes of a client may take: to be sent, one datagram a connection, not to be heard. quinn calls an endpoint
+/// idle three probe timeouts later, which is a second and more where a dial was under way.
+const FAREWELL_DEADLINE: Duration = Duration::from_millis(250);
+const FAREWELL_LOOK: Duration = Duration::from_millis(1);
 
 /// Why no connection came about.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -198,11 +199,22 @@ impl Pool {
             std::mem::take(&mut slots.by_node)
         };
         drop(slots);
-        for socket in self.sockets.iter().filter_map(OnceLock::get) {
+        let sockets: Vec<_> = self.sockets.iter().filter_map(OnceLock::get).collect();
+        let farewells = sockets.iter().map(|socket| {
+            let (open, sent) = (socket.endpoint.open_connections() as u64, socket.counters.read().sends);
             socket.endpoint.close(code::CANCELLED, b"");
-            // The good-bye is a courtesy: a peer that misses it finds out by itself.
-            let _ = timeout(FAREWELL_DEADLINE, socket.endpoint.wait_idle()).await;
-        }
+            (socket, sent + open)
+        });
+        let farewells: Vec<_> = farewells.collect();
+        let said = async {
+            for (socket, sent) in farewells {
+                while socket.counters.read().sends < sent && socket.endpoint.open_connections() > 0 {
+                    sleep(FAREWELL_LOOK).await;
+                }
+            }
+        };
+        // The good-bye is a courtesy: a peer that misses it finds out by itself.
+        let _ = timeout(FAREWELL_DEADLINE, said).await;
     }
 
     fn lock(&self) -> MutexGuard<'_, Slots> {

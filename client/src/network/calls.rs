@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use dolmen_net::NodeAddress;
 use dolmen_proto::attempt::Fault;
+use dolmen_proto::download::silent_after;
 use dolmen_proto::ids::{AccountId, NodeId, Point, ShardRoot, Timestamp};
 use dolmen_proto::keys::{DatasetKeys, account_key, delete_key, renew_key};
 use dolmen_proto::limits::{CLOCK_SKEW_MAX, ROOTS_PER_CALL_MAX};
@@ -170,7 +171,7 @@ impl Nodes {
             if let Some(reached) = (&mut reaching).now_or_never() {
                 return reached;
             }
-            let (started, patience) = (Instant::now(), nodes.pace().silent_after());
+            let (started, patience) = (Instant::now(), nodes.silent_after());
             let reached = match timeout(patience, &mut reaching).await {
                 Ok(reached) => reached,
                 Err(_) => {
@@ -198,6 +199,16 @@ impl Nodes {
             }
         };
         dial.boxed()
+    }
+
+    /// How long a node may take to be reached before it counts as silent: by what others took, on the data plane or else when nodes were
+    /// looked for.
+    pub(crate) fn silent_after(&self) -> Duration {
+        let pace = self.pace();
+        match pace.usual_reach() {
+            Some(_) => pace.silent_after(),
+            None => silent_after(self.network.handshake_time()),
+        }
     }
 
     fn set_silent(&self, node: NodeId, silent: bool) {

@@ -88,8 +88,7 @@ impl Live {
 
     /// Ends connections and saves what was learned of nodes.
     pub(crate) async fn shut_down(&self) {
-        self.directory.shutdown().await;
-        self.data.shut_down().await;
+        futures::future::join(self.directory.shutdown(), self.data.shut_down()).await;
     }
 }
 
@@ -153,6 +152,10 @@ impl Network for Live {
 
     fn takes_reads(&self, node: &NodeAddress) -> bool {
         self.data.takes_reads(node)
+    }
+
+    fn handshake_time(&self) -> Option<Duration> {
+        self.directory.handshake_time()
     }
 
     fn paths(&self) -> Vec<(NodeId, PathReport)> {

@@ -113,6 +113,11 @@ pub(crate) trait Network: Send + Sync + 'static {
         false
     }
 
+    /// How long handshakes take here, as far as finding nodes has shown it.
+    fn handshake_time(&self) -> Option<std::time::Duration> {
+        None
+    }
+
     /// What the paths to nodes are like that there are connections to.
     fn paths(&self) -> Vec<(NodeId, PathReport)> {
         Vec::new()

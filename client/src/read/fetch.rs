@@ -302,7 +302,7 @@ impl Fetcher {
             wanted: wanted.to_vec(),
             holders,
             expected,
-            silent_after: self.nodes.pace().silent_after(),
+            silent_after: self.nodes.silent_after(),
         };
         // One clock for its beginning and for all that follows.
         let clock = MonotonicClock::start();

@@ -203,6 +203,12 @@ impl Directory {
         self.shared.listening.borrow().clone()
     }
 
+    /// The slowest of the latest handshakes with other nodes; `None` before the first.
+    #[must_use]
+    pub fn handshake_time(&self) -> Option<Duration> {
+        self.shared.slowest_handshake()
+    }
+
     /// The nodes in the routing table, nearest bucket first; empty after the end.
     pub async fn listed_nodes(&self) -> Vec<NodeId> {
         let (reply, answer) = oneshot::channel();

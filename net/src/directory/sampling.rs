@@ -26,7 +26,7 @@ const KEYS_PER_ROUND: usize = 4;
 const QUIET_ROUNDS: usize = 2;
 /// Lookups that bring nobody new for some handshakes' time are over, though some peers have not answered: dead ones
 /// never will. The bounds of that time, and how many of the slowest handshakes it is.
-const PATIENCE_MIN: Duration = Duration::from_millis(400);
+const PATIENCE_MIN: Duration = Duration::from_millis(150);
 const PATIENCE_MAX: Duration = Duration::from_millis(1500);
 const PATIENCE_HANDSHAKES: u32 = 4;
 /// No sample takes longer.

@@ -222,7 +222,7 @@ async fn deaf_visit(request: impl FnOnce(&Running) -> Request) -> (Running, Rela
     until_idle(&running).await;
     relay.forget();
     relay.deaf.store(true, Ordering::Relaxed);
-    let (connection, _) = connect().into_0rtt().ok().expect("an early connection");
+    let Ok((connection, _)) = connect().into_0rtt() else { panic!("no early connection") };
     let (mut send, receive) = connection.open_bi().await.expect("a stream");
     send.write_all(&frame::encode_request(&request(&running)).expect("a request")).await.expect("written");
     send.finish().expect("open");
