@@ -25,10 +25,16 @@ pub(super) async fn raw_connection(node: &NodeAddress) -> (Endpoint, quinn::Conn
 /// Sends these bytes as a whole request, and gives the answer.
 pub(super) async fn raw_call(connection: &quinn::Connection, bytes: &[u8]) -> Reply {
     let (mut send, mut receive) = connection.open_bi().await.expect("a stream");
-    // A server that answered early need not read the rest.
-    let _ = send.write_all(bytes).await;
-    let _ = send.finish();
-    let answer = receive.read_to_end(1 << 20).await.expect("an answer");
+    // A server that answered early need not read the rest. quinn does not tell a writer so while the connection's window is full, so
+    // the answer is read meanwhile.
+    let answer = tokio::select! {
+        answer = receive.read_to_end(1 << 20) => answer.expect("an answer"),
+        never = async {
+            let _ = send.write_all(bytes).await;
+            let _ = send.finish();
+            std::future::pending::<std::convert::Infallible>().await
+        } => match never {},
+    };
     frame::parse_reply(Bytes::copy_from_slice(&answer[frame::LENGTH_BYTES..])).expect("a reply")
 }
 
