@@ -18,6 +18,11 @@ const EPOCH_LEAST: Duration = Duration::from_millis(250);
 const EPOCH_MOST: Duration = Duration::from_secs(2);
 /// An epoch lasts so many round trips where that is within the above.
 const EPOCH_ROUND_TRIPS: u32 = 4;
+/// While doubling, an epoch is this part of that: windows grow by themselves then, so more is nearly always better, and whoever
+/// sends little has waited for nothing.
+const DOUBLING_EPOCH_PART: u32 = 2;
+/// The shortest epoch while doubling; those who look each 100 ms are not to miss it by a hair.
+const DOUBLING_EPOCH_LEAST: Duration = Duration::from_millis(90);
 /// Twice as many transfers are worth it when they bring this many times as much.
 const DOUBLING_GAIN: f64 = 1.2;
 /// A few more are when they bring this many times as much.
@@ -74,6 +79,7 @@ pub struct Goodput {
     /// Somebody waited for a place in this epoch: without, what moved says nothing about the number.
     wanted_more: bool,
     epoch: Duration,
+    doubling_epoch: Duration,
     queueing: Duration,
     sent: u64,
     lost: u64,
@@ -93,6 +99,7 @@ impl Goodput {
             moved_bytes: 0,
             wanted_more: false,
             epoch: EPOCH_LEAST,
+            doubling_epoch: DOUBLING_EPOCH_LEAST,
             queueing: Duration::ZERO,
             sent: 0,
             lost: 0,
@@ -117,7 +124,9 @@ impl Goodput {
 
     /// Takes in what the way is like.
     pub fn line(&mut self, report: LineReport) {
-        self.epoch = report.round_trip.saturating_mul(EPOCH_ROUND_TRIPS).clamp(EPOCH_LEAST, EPOCH_MOST);
+        let epoch = report.round_trip.saturating_mul(EPOCH_ROUND_TRIPS);
+        self.epoch = epoch.clamp(EPOCH_LEAST, EPOCH_MOST);
+        self.doubling_epoch = (epoch / DOUBLING_EPOCH_PART).clamp(DOUBLING_EPOCH_LEAST, EPOCH_MOST);
         self.queueing = self.queueing.max(report.queueing);
         self.sent = self.sent.saturating_add(report.packets_sent);
         self.lost = self.lost.saturating_add(report.packets_lost);
@@ -126,7 +135,11 @@ impl Goodput {
     /// Judges the epoch if it is over; tells whether the number changed.
     pub fn advance(&mut self, now: Timestamp) -> bool {
         let elapsed = now.since(self.began);
-        if elapsed < self.epoch {
+        let epoch = match self.phase {
+            Phase::Doubling { .. } => self.doubling_epoch,
+            Phase::Steady { .. } | Phase::Probing { .. } => self.epoch,
+        };
+        if elapsed < epoch {
             return false;
         }
         let before = self.limit;

@@ -94,6 +94,7 @@ struct Running {
 struct Seen {
     /// The shortest round trip that there was.
     round_trip: Duration,
+    sent_bytes: u64,
     sent: u64,
     lost: u64,
 }
@@ -202,7 +203,9 @@ impl Lane {
         let mut state = self.lock();
         let Some(index) = state.running.iter().position(|running| running.number == number) else { return };
         let mut running = state.running.swap_remove(index);
-        running.count(&mut state);
+        // Upwards the rest is in what its connection has sent.
+        let counts = self.direction == Direction::Down || state.seen.is_empty();
+        running.count(&mut state, counts);
         if let Some(node) = state.nodes.get_mut(&running.node) {
             node.running = node.running.saturating_sub(1);
         }
@@ -237,11 +240,11 @@ impl Lane {
             state.watched = false;
             return None;
         }
-        state.take_in(self.direction, &paths);
+        let sent_counts = state.take_in(self.direction, &paths);
         let mut running = std::mem::take(&mut state.running);
         for running in &mut running {
             let before = running.counted;
-            running.count(&mut state);
+            running.count(&mut state, !sent_counts);
             running.silent_looks = if running.counted > before { 0 } else { running.silent_looks.saturating_add(1) };
         }
         state.running = running;
@@ -282,25 +285,35 @@ impl State {
         self.running.iter().filter(|running| running.silent_looks < LOOKS_OF_PATIENCE).count()
     }
 
-    /// What connections say, together and each.
-    fn take_in(&mut self, direction: Direction, paths: &[(NodeId, PathReport)]) {
+    /// What connections say, together and each. Tells whether that includes what moved: upwards a transfer counts bytes when its connection
+    /// takes them, up to a window before they leave, and the first number tried would look many times as good as all that follow.
+    fn take_in(&mut self, direction: Direction, paths: &[(NodeId, PathReport)]) -> bool {
         let mut together = LineReport::default();
         let mut queueing = Vec::new();
         for (node, path) in paths {
             let seen = self.seen.entry(*node).or_insert(Seen {
                 round_trip: path.round_trip,
+                sent_bytes: path.bytes_sent,
                 sent: path.packets_sent,
                 lost: path.packets_lost,
             });
             // A new connection counts from nothing.
             let sent = path.packets_sent.checked_sub(seen.sent).unwrap_or(path.packets_sent);
             let lost = path.packets_lost.checked_sub(seen.lost).unwrap_or(path.packets_lost);
+            let sent_bytes = path.bytes_sent.checked_sub(seen.sent_bytes).unwrap_or(path.bytes_sent);
             *seen = Seen {
                 round_trip: seen.round_trip.min(path.round_trip),
+                sent_bytes: path.bytes_sent,
                 sent: path.packets_sent,
                 lost: path.packets_lost,
             };
             let round_trip = seen.round_trip;
+            if direction == Direction::Up {
+                self.all.moved(sent_bytes);
+                if let Some(node) = self.nodes.get_mut(node) {
+                    node.goodput.moved(sent_bytes);
+                }
+            }
             if !self.running.iter().any(|running| running.node == *node) {
                 continue;
             }
@@ -326,6 +339,7 @@ impl State {
         queueing.sort_unstable();
         together.queueing = queueing.get(queueing.len() / 2).copied().unwrap_or_default();
         self.all.line(together);
+        direction == Direction::Up && !paths.is_empty()
     }
 }
 
@@ -335,11 +349,14 @@ fn is_shaped(address: IpAddr, datagram_bytes: u16) -> bool {
 }
 
 impl Running {
-    /// Counts what moved since it was looked at last.
-    fn count(&mut self, state: &mut State) {
+    /// Counts what moved since it was looked at last, as goodput where nothing better says what that is.
+    fn count(&mut self, state: &mut State, as_goodput: bool) {
         let moved = self.moved.load(Ordering::Relaxed);
         let more = moved.saturating_sub(self.counted);
         self.counted = moved;
+        if !as_goodput {
+            return;
+        }
         state.all.moved(more);
         if let Some(node) = state.nodes.get_mut(&self.node) {
             node.goodput.moved(more);
