@@ -48,10 +48,6 @@ const GROWTH_DATAGRAMS_LOSSY: f64 = 2.0;
 const ROUNDS_LOSSY: u32 = 100;
 /// Large windows grow by at least this part.
 const GROWTH_PART: f64 = 1.0 / 64.0;
-/// The same while packets wait for less than [`QUEUEING_NONE`]: then the line is not full, whatever there was before, and whoever became
-/// small beside others who have ended is not to be so for long.
-const GROWTH_PART_ALONE: f64 = 0.25;
-const QUEUEING_NONE: Duration = Duration::from_millis(5);
 /// What is given back of the window in a round trip with packets that wait for [`QUEUEING_ENOUGH`], in proportion.
 const GIVEN_BACK: f64 = 1.0 / 20.0;
 /// Rounds of waiting with the least under way: then the queue is others', or the way has become longer.
@@ -263,12 +259,8 @@ impl Courteous {
 
     /// A step towards the window at which as much is taken as given back.
     fn approach(&mut self, queueing: Duration) {
-        let (datagrams, part) = match queueing {
-            _ if self.rounds_lossy > 0 => (GROWTH_DATAGRAMS_LOSSY, GROWTH_PART),
-            none if none < QUEUEING_NONE => (GROWTH_DATAGRAMS, GROWTH_PART_ALONE),
-            _ => (GROWTH_DATAGRAMS, GROWTH_PART),
-        };
-        let most = scaled(self.datagram_bytes, datagrams).max(scaled(self.window, part)).min(self.window);
+        let datagrams = if self.rounds_lossy > 0 { GROWTH_DATAGRAMS_LOSSY } else { GROWTH_DATAGRAMS };
+        let most = scaled(self.datagram_bytes, datagrams).max(scaled(self.window, GROWTH_PART)).min(self.window);
         let taken = scaled(most, 1.0 - queueing.div_duration_f64(QUEUEING_MAX).min(1.0));
         let given_back = scaled(self.window, GIVEN_BACK * queueing.div_duration_f64(QUEUEING_ENOUGH));
         self.window = (self.window + taken).saturating_sub(given_back).clamp(self.least(), MOST_BYTES);
