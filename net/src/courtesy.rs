@@ -38,18 +38,8 @@ const LOSS_SHRINK: f64 = 0.75;
 /// How far the window grows in a round trip at first. Doubling would put as much into a queue as the line carries, and again as much
 /// before it is known, by every connection.
 const GROWTH_FIRST: f64 = 0.5;
-/// How many datagrams the window grows by in a round trip without a queue, once there ever was a sign of a full line; less in proportion
-/// to the queue, and nothing at [`QUEUEING_MAX`]. As many for a small window as for a large one, while each gives back in proportion to
-/// what it has: so they meet (Chiu and Jain, 1989; LEDBAT++ has it against late-comers who never give way).
-const GROWTH_DATAGRAMS: f64 = 12.0;
-/// The same after losses that were no accident: a short queue is full before it is seen.
-const GROWTH_DATAGRAMS_LOSSY: f64 = 2.0;
-/// So many rounds after such losses.
-const ROUNDS_LOSSY: u32 = 100;
-/// Large windows grow by at least this part.
-const GROWTH_PART: f64 = 1.0 / 64.0;
-/// What is given back of the window in a round trip with packets that wait for [`QUEUEING_ENOUGH`], in proportion.
-const GIVEN_BACK: f64 = 1.0 / 20.0;
+/// How far the window grows in a round trip, once there ever was a sign of a full line.
+const GROWTH: f64 = 1.0 / 16.0;
 /// Rounds of waiting with the least under way: then the queue is others', or the way has become longer.
 const ROUNDS_IN_VAIN: u32 = 8;
 
@@ -127,7 +117,6 @@ struct Courteous {
     /// What was sent before this does not count against the window: it was made smaller for it.
     shrunk: Instant,
     rounds_in_vain: u32,
-    rounds_lossy: u32,
     late_in_a_row: u32,
     /// When something was last sent or acknowledged.
     heard: Instant,
@@ -171,7 +160,6 @@ impl Courteous {
             base: Duration::MAX,
             shrunk: now,
             rounds_in_vain: 0,
-            rounds_lossy: 0,
             late_in_a_row: 0,
             heard: now,
             round: Round::begin(now, 0),
@@ -226,11 +214,10 @@ impl Courteous {
             self.rounds_in_vain = 0;
             if self.loses_too_much() {
                 self.shrink(now, LOSS_SHRINK);
-                self.rounds_lossy = ROUNDS_LOSSY;
-            } else if used && !self.slow_start {
-                self.approach(queueing);
+            } else if used && !self.slow_start && queueing < QUEUEING_ENOUGH {
+                let more = scaled(self.window, GROWTH).max(self.datagram_bytes);
+                self.window = (self.window + more).min(MOST_BYTES);
             }
-            self.rounds_lossy = self.rounds_lossy.saturating_sub(1);
         }
         self.round = Round::begin(now, in_flight);
         Some(queueing)
@@ -255,15 +242,6 @@ impl Courteous {
     fn loses_too_much(&self) -> bool {
         let Round { lost, acknowledged, .. } = self.round;
         lost >= LOST_LEAST * self.datagram_bytes && lost > scaled(lost.saturating_add(acknowledged), LOSS_MAX)
-    }
-
-    /// A step towards the window at which as much is taken as given back.
-    fn approach(&mut self, queueing: Duration) {
-        let datagrams = if self.rounds_lossy > 0 { GROWTH_DATAGRAMS_LOSSY } else { GROWTH_DATAGRAMS };
-        let most = scaled(self.datagram_bytes, datagrams).max(scaled(self.window, GROWTH_PART)).min(self.window);
-        let taken = scaled(most, 1.0 - queueing.div_duration_f64(QUEUEING_MAX).min(1.0));
-        let given_back = scaled(self.window, GIVEN_BACK * queueing.div_duration_f64(QUEUEING_ENOUGH));
-        self.window = (self.window + taken).saturating_sub(given_back).clamp(self.least(), MOST_BYTES);
     }
 
     /// Leaves this part of what was under way, which may be far less than what might have been.
@@ -365,28 +343,20 @@ mod tests {
         delivered: u64,
         sent: u64,
         lost: u64,
-        /// Of that what each connection moved in the second half.
-        shares: Vec<u64>,
     }
 
     impl Line {
         fn play(&self, steps: u32) -> Played {
-            self.play_from(steps, |_| ())
-        }
-
-        fn play_from(&self, steps: u32, prepare: impl Fn(&mut Courteous)) -> Played {
             let begin = Instant::now();
             // Handshakes come before there is a queue.
             let mut shaken = Courteous::new(begin, 1452);
             shaken.acknowledged(begin + self.round_trip, begin, DATAGRAM, Duration::default);
             let _ = shaken.left(begin + self.round_trip, 0);
             let mut controllers = vec![shaken; self.connections];
-            prepare(&mut controllers[0]);
             let mut under_way = vec![0_u64; self.connections];
             let mut line: VecDeque<(usize, Instant)> = VecDeque::new();
             let mut returning: VecDeque<(Instant, usize, Instant, bool)> = VecDeque::new();
-            let shares = vec![0; self.connections];
-            let mut played = Played { queues: Vec::new(), delivered: 0, sent: 0, lost: 0, shares };
+            let mut played = Played { queues: Vec::new(), delivered: 0, sent: 0, lost: 0 };
             let mut budget = 0.0;
             for step in 0..steps {
                 let now = begin + self.round_trip + Duration::from_millis(step.into());
@@ -421,9 +391,6 @@ mod tests {
                 {
                     budget -= DATAGRAM as f64;
                     played.delivered += DATAGRAM;
-                    if step > steps / 2 {
-                        played.shares[connection] += DATAGRAM;
-                    }
                     returning.push_back((now + self.round_trip, connection, sent, false));
                 }
                 played.queues.push((line.len() as u64 * DATAGRAM) as f64 / self.rate as f64 * 1000.0);
@@ -450,24 +417,6 @@ mod tests {
             assert!(most < 150.0, "{connections} connections: {most} ms at the most");
             assert!(played.delivered > 2_500_000 * 19, "{connections} connections: {} bytes", played.delivered);
         }
-    }
-
-    #[test]
-    fn a_window_that_became_small_is_soon_as_large_as_the_others() {
-        let line = Line {
-            connections: 12,
-            rate: 125_000_000,
-            round_trip: Duration::from_millis(40),
-            queue: 12_500_000,
-            loses_each: u64::MAX,
-        };
-        let played = line.play_from(4_000, |first| {
-            first.window = first.least();
-            first.slow_start = false;
-        });
-        let mean = played.shares.iter().sum::<u64>() / 12;
-        assert!(mean * 12 > 125_000_000 * 2 * 9 / 10, "the line is full: {mean}");
-        assert!(played.shares[0] * 3 > mean, "{} of a mean of {mean}", played.shares[0]);
     }
 
     #[test]
