@@ -291,9 +291,10 @@ impl State {
         let mut together = LineReport::default();
         let mut queueing = Vec::new();
         for (node, path) in paths {
+            // What a connection sent before it was looked at first was little, or belongs to what is judged now.
             let seen = self.seen.entry(*node).or_insert(Seen {
                 round_trip: path.round_trip,
-                sent_bytes: path.bytes_sent,
+                sent_bytes: 0,
                 sent: path.packets_sent,
                 lost: path.packets_lost,
             });
@@ -460,6 +461,56 @@ mod tests {
                 assert!(turn.send(place).is_ok(), "it waits");
             }
         };
+    }
+
+    #[tokio::test]
+    async fn upwards_what_connections_sent_counts_and_not_what_they_took() {
+        let (now, sent) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let clock: Clock = {
+            let now = Arc::clone(&now);
+            Arc::new(move || Timestamp::from_unix_ms(now.load(Ordering::Relaxed)))
+        };
+        let bytes = Arc::clone(&sent);
+        let path = move || PathReport {
+            address: "192.0.2.1:1".parse().expect("an address"),
+            class: dolmen_net::PathClass::Internet,
+            datagram_bytes: 1452,
+            black_holes_detected: 0,
+            round_trip: Duration::from_millis(20),
+            packets_sent: 0,
+            packets_lost: 0,
+            bytes_sent: bytes.load(Ordering::Relaxed),
+            bytes_received: 0,
+            datagrams_per_100_sends: 100,
+        };
+        let gate = Gate::with_clock(Transfers::default(), Arc::new(move || vec![(node(0), path())]), &clock);
+        let moved: Vec<_> = (0..40).map(|_| Arc::new(AtomicU64::new(0))).collect();
+        let mut turns: Vec<_> = (0..40)
+            .map(|number| gate.enter(Direction::Up, node(number), Arc::clone(&moved[usize::from(number)])))
+            .collect();
+        let mut limits = Vec::new();
+        for look in 0..5 {
+            // Windows take all at once, and the line carries more with each transfer.
+            for (turn, moved) in turns.iter().zip(&moved) {
+                if matches!(turn, Turn::Now(_)) {
+                    moved.store(8_000_000, Ordering::Relaxed);
+                }
+            }
+            now.fetch_add(100, Ordering::Relaxed);
+            sent.fetch_add(100_000 << look, Ordering::Relaxed);
+            for (turn, place) in gate.up.look().expect("some run") {
+                let _ = turn.send(place);
+            }
+            for turn in &mut turns {
+                if let Turn::Later(later) = turn
+                    && let Ok(place) = later.try_recv()
+                {
+                    *turn = Turn::Now(place);
+                }
+            }
+            limits.push(gate.transfers().up.expect("in use"));
+        }
+        assert_eq!(limits, [4, 8, 16, 32, 64], "doubled as long as more goes out");
     }
 
     #[test]
