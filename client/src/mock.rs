@@ -4,7 +4,6 @@
 //! anything of the client, which is the same as over sockets.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,15 +11,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use dolmen_net::NodeAddress;
 use dolmen_proto::attempt::Fault;
-use dolmen_proto::audit::AuditClass;
 use dolmen_proto::head::{Head, Verdict, accept};
 use dolmen_proto::ids::{NodeId, Point, ShardRoot, Timestamp};
-use dolmen_proto::limits::SHARD_MAX_BYTES;
 use dolmen_proto::placement::{kad_distance, lookup_key};
 use dolmen_proto::root::{RootHasher, SliceError, encode_slice};
 use dolmen_proto::wire::{
-    Accepting, DescribeReply, ErrorCode, GetReply, GetRequest, NodeRecord, PutHeadReply, PutHeadRequest, PutRequest,
-    Receipt, Reply, Request, ShardStatus, Signed, WireError,
+    ErrorCode, GetReply, GetRequest, NodeRecord, PutHeadReply, PutHeadRequest, PutRequest, Receipt, Reply, Request,
+    ShardStatus, Signed, WireError,
 };
 use ed25519_dalek::SigningKey;
 use futures::future::{BoxFuture, FutureExt as _};
@@ -28,6 +25,7 @@ use futures::future::{BoxFuture, FutureExt as _};
 use crate::client::Client;
 use crate::config::ClientConfig;
 use crate::error::ClientError;
+use crate::network::pretend::{description, record};
 use crate::network::{Answer, Body, CallFault, Network};
 use crate::progress::Progress;
 
@@ -145,7 +143,7 @@ impl Shared {
         let refused = |error: &WireError| CallFault::new(Fault::from(error), error);
         let mut body = VecDeque::new();
         let reply = match request {
-            Request::Describe => Reply::Describe(Box::new(described())),
+            Request::Describe => Reply::Describe(Box::new(description(clock()))),
             Request::Put(put) => {
                 let receipt = self.put(id, node, put, payload).map_err(|error| refused(&error))?;
                 Reply::Put(Box::new(Signed::sign(receipt, &node.key)))
@@ -238,59 +236,21 @@ fn clock() -> Timestamp {
     Timestamp::from_unix_ms(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-fn described() -> DescribeReply {
-    DescribeReply {
-        protocol_min: 1,
-        protocol_max: 1,
-        software: "mock/0".to_owned(),
-        suites: vec![1],
-        now: clock(),
-        shard_max_bytes: SHARD_MAX_BYTES as u64,
-        lease_max_ms: u64::MAX,
-        free_class: 40,
-        accepting: Accepting::All,
-        record: None,
-        audit_samples_per_hour: 0,
-        audit_class: AuditClass::SolidState,
-        leaving_until: None,
-    }
-}
-
-fn record(node: NodeId) -> NodeRecord {
-    let now = clock();
-    NodeRecord {
-        node,
-        sequence: 1,
-        control_addresses: Vec::new(),
-        data_addresses: vec![SocketAddr::from(([127, 0, 0, 1], 1))],
-        operator: None,
-        region: None,
-        accepting: Accepting::All,
-        free_class: 40,
-        protocol_min: 1,
-        protocol_max: 1,
-        software: "mock/0".to_owned(),
-        issued_at: now,
-        expires_at: now.after(Duration::from_secs(600)),
-        successor: None,
-    }
-}
-
 impl Network for MockNetwork {
     fn sample(&self, _want: usize) -> BoxFuture<'_, Vec<NodeRecord>> {
-        let records = self.shared.nodes.iter().map(|(id, _)| record(*id)).collect();
+        let records = self.shared.nodes.iter().map(|(id, _)| record(*id, clock())).collect();
         std::future::ready(records).boxed()
     }
 
     fn resolve(&self, node: NodeId) -> BoxFuture<'_, Option<NodeRecord>> {
-        std::future::ready(self.shared.node(node).is_ok().then(|| record(node))).boxed()
+        std::future::ready(self.shared.node(node).is_ok().then(|| record(node, clock()))).boxed()
     }
 
     fn nearest(&self, point: Point, count: usize) -> BoxFuture<'_, Vec<NodeRecord>> {
         let key = lookup_key(&point);
         let mut nearest: Vec<NodeId> = self.shared.nodes.iter().map(|(id, _)| *id).collect();
         nearest.sort_by_key(|id| kad_distance(&key, id));
-        std::future::ready(nearest.into_iter().take(count).map(record).collect()).boxed()
+        std::future::ready(nearest.into_iter().take(count).map(|id| record(id, clock())).collect()).boxed()
     }
 
     fn call(

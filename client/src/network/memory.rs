@@ -1,7 +1,6 @@
 //! A network in memory for tests, with nodes that are honest, dead, slow, lying, full or out of time.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -15,12 +14,13 @@ use dolmen_proto::ids::{AccountId, NodeId, Point, ShardRoot, Timestamp};
 use dolmen_proto::placement::{kad_distance, lookup_key};
 use dolmen_proto::root::{RootHasher, SliceError, encode_slice, root_of};
 use dolmen_proto::wire::{
-    Accepting, DescribeReply, ErrorCode, GetReply, NodeRecord, ProveReply, ProveRequest, PutHeadReply, Receipt,
-    Refusal, RenewReceipt, RenewReply, Reply, Request, ShardStatus, Signed, Slot, WireError,
+    DescribeReply, ErrorCode, GetReply, NodeRecord, ProveReply, ProveRequest, PutHeadReply, Receipt, Refusal,
+    RenewReceipt, RenewReply, Reply, Request, ShardStatus, Signed, Slot, WireError,
 };
 use ed25519_dalek::SigningKey;
 use futures::future::{BoxFuture, FutureExt};
 
+use super::pretend::{description, record};
 use super::{Answer, Body, CallFault, Network};
 
 /// How a node behaves.
@@ -288,26 +288,6 @@ impl Memory {
             .min()
     }
 
-    fn record(id: NodeId, node: &Node, now: Timestamp) -> NodeRecord {
-        let _ = node;
-        NodeRecord {
-            node: id,
-            sequence: 1,
-            control_addresses: Vec::new(),
-            data_addresses: vec![SocketAddr::from(([127, 0, 0, 1], 1))],
-            operator: None,
-            region: None,
-            accepting: Accepting::All,
-            free_class: 40,
-            protocol_min: 1,
-            protocol_max: 1,
-            software: "memory/0".to_owned(),
-            issued_at: now,
-            expires_at: now.after(Duration::from_secs(600)),
-            successor: None,
-        }
-    }
-
     fn answer(&self, id: NodeId, request: &Request, payload: &[Bytes]) -> Result<Answer, CallFault> {
         let unreachable = || CallFault::new(Fault::Unreachable, "nobody there");
         let refused = |error: &WireError| CallFault::new(Fault::from(error), error);
@@ -321,19 +301,9 @@ impl Memory {
         let mut body = VecDeque::new();
         let reply = match request {
             Request::Describe => Reply::Describe(Box::new(DescribeReply {
-                protocol_min: 1,
-                protocol_max: 1,
-                software: "memory/0".to_owned(),
-                suites: vec![1],
-                now,
-                shard_max_bytes: 1 << 25,
-                lease_max_ms: u64::MAX,
-                free_class: 40,
-                accepting: Accepting::All,
-                record: None,
                 audit_samples_per_hour: 1_000_000,
-                audit_class: AuditClass::SolidState,
                 leaving_until: (node.manner == Manner::Leaving).then(|| now.after(Duration::from_secs(30 * 86_400))),
+                ..description(now)
             })),
             Request::Prove(prove) => {
                 let (reply, blocks) = node.prove(id, prove, payload, now).map_err(|error| refused(&error))?;
@@ -583,18 +553,18 @@ pub(crate) struct Handle(pub(crate) Arc<Memory>);
 impl Network for Handle {
     fn sample(&self, _want: usize) -> BoxFuture<'_, Vec<NodeRecord>> {
         let now = self.now();
-        let records = self.0.nodes().iter().map(|(id, node)| Memory::record(*id, node, now)).collect();
+        let records = self.0.nodes().keys().map(|id| record(*id, now)).collect();
         std::future::ready(records).boxed()
     }
 
     fn resolve(&self, node: NodeId) -> BoxFuture<'_, Option<NodeRecord>> {
-        let record = self.0.nodes().get(&node).map(|known| Memory::record(node, known, self.now()));
+        let record = self.0.nodes().contains_key(&node).then(|| record(node, self.now()));
         std::future::ready(record).boxed()
     }
 
     fn nearest(&self, point: Point, count: usize) -> BoxFuture<'_, Vec<NodeRecord>> {
         let now = self.now();
-        let mut records: Vec<_> = self.0.nodes().iter().map(|(id, node)| Memory::record(*id, node, now)).collect();
+        let mut records: Vec<_> = self.0.nodes().keys().map(|id| record(*id, now)).collect();
         let key = lookup_key(&point);
         records.sort_by_key(|record| kad_distance(&key, &record.node));
         records.truncate(count);

@@ -20,6 +20,8 @@ mod live;
 #[cfg(test)]
 pub(crate) mod memory;
 mod moved;
+#[cfg(any(test, feature = "mock"))]
+pub(crate) mod pretend;
 mod prove;
 
 pub(crate) use calls::{Account, Granted, Nodes};
