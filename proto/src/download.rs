@@ -45,6 +45,9 @@ pub struct DownloadPlan {
     pub wanted: Vec<ShardIndex>,
     /// The nodes that may hold each shard, in the order of the shards, best first.
     pub holders: Vec<Vec<NodeId>>,
+    /// Nodes of these that never answered anything yet: where wanted shards do not come, others are asked before them, as each that is
+    /// dead costs as long as it takes to find that out.
+    pub unmet: BTreeSet<NodeId>,
     /// How long one shard's range is expected to take, from recent transfers.
     pub expected: Duration,
     /// How long a node takes to be reached before it counts as silent, by [`silent_after`].
@@ -214,6 +217,7 @@ impl Shard {
 pub struct DownloadSession {
     policy: Policy,
     wanted: BTreeSet<usize>,
+    unmet: BTreeSet<NodeId>,
     expected: Duration,
     silent_after: Duration,
     shards: Vec<Shard>,
@@ -255,6 +259,7 @@ impl DownloadSession {
         let mut session = Self {
             policy: plan.policy,
             wanted,
+            unmet: plan.unmet,
             expected: plan.expected,
             silent_after: plan.silent_after,
             shards: shards.collect(),
@@ -431,7 +436,7 @@ impl DownloadSession {
     }
 
     /// While a wanted shard does not go well, sees to it that `k` of all do: data shards first, as they need no
-    /// unmasking, and fresh holders before those that failed. Tells whether anything was asked while others dawdle.
+    /// unmasking, nodes that were met before strangers, and fresh holders before those that failed. Tells whether anything was asked while others dawdle.
     fn ask_for_others(&mut self, now: Timestamp) -> bool {
         if self.wanted.iter().all(|index| self.goes_well(*index, now)) {
             return false;
@@ -441,7 +446,7 @@ impl DownloadSession {
         let slow = |index: usize| !self.shards[index].attempts.is_empty() && !self.goes_well(index, now);
         let any_slow = (0..self.shards.len()).any(slow);
         let mut asked = false;
-        for fresh_only in [true, false] {
+        for (fresh_only, met_only) in [(true, true), (true, false), (false, false)] {
             for index in 0..self.shards.len() {
                 let shard = &self.shards[index];
                 if lacking > 0
@@ -449,6 +454,7 @@ impl DownloadSession {
                     && shard.attempts.is_empty()
                     && let Some((holder, fresh)) = shard.ready(now)
                     && (fresh || !fresh_only)
+                    && !(met_only && self.unmet.contains(&shard.holders[holder].node))
                 {
                     self.start(index, holder, now);
                     lacking -= 1;

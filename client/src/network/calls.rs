@@ -3,7 +3,7 @@
 //! Decides what a correct answer is; whatever is not one is the node's fault and nothing of it is used. Never decides
 //! which node is asked or what a failure means for the whole: sessions do.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -48,6 +48,8 @@ pub(crate) struct Nodes {
 #[derive(Clone, Default)]
 struct Known {
     addresses: Vec<SocketAddr>,
+    /// Whether it ever answered anything.
+    met: bool,
     /// Whether its clock was found right; asked once.
     clock: Arc<OnceCell<Result<(), CallFault>>>,
     /// That it took longer than others to be reached, if it has not been reached since.
@@ -223,6 +225,16 @@ impl Nodes {
         self.known(node).silence.is_some_and(|silence| silence.holds(self.now()))
     }
 
+    fn set_met(&self, node: NodeId) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).entry(node).or_default().met = true;
+    }
+
+    /// Those of these nodes that never answered anything.
+    pub(crate) fn unmet(&self, nodes: impl IntoIterator<Item = NodeId>) -> BTreeSet<NodeId> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        nodes.into_iter().filter(|node| known.get(node).is_none_or(|known| !known.met)).collect()
+    }
+
     /// One call; where a known address leads nowhere, the directory is asked for a newer one, once.
     pub(super) async fn call(
         &self,
@@ -239,7 +251,12 @@ impl Nodes {
                 Err(fault) if fault.fault == Fault::Unreachable && sent.load(Ordering::Relaxed) == 0 => {
                     failure = Some(fault);
                 }
-                answer => return answer,
+                answer => {
+                    if answer.is_ok() {
+                        self.set_met(node);
+                    }
+                    return answer;
+                }
             }
         }
         let unknown = || CallFault::new(Fault::Unreachable, format!("node {} is nowhere to be found", node.short()));

@@ -300,6 +300,7 @@ impl Fetcher {
         let plan = DownloadPlan {
             policy: place.policy(),
             wanted: wanted.to_vec(),
+            unmet: self.nodes.unmet(holders.iter().flatten().copied()),
             holders,
             expected,
             silent_after: self.nodes.silent_after(),

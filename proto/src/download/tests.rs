@@ -17,6 +17,7 @@ fn plan(policy: &str, wanted: impl IntoIterator<Item = u8>) -> DownloadPlan {
         policy,
         wanted: wanted.into_iter().map(ShardIndex::new).collect(),
         holders: (0..policy.n()).map(|shard| vec![node(shard)]).collect(),
+        unmet: BTreeSet::new(),
         expected: EXPECTED,
         silent_after: silent_after(None),
     }
@@ -124,6 +125,25 @@ fn silent_nodes_are_gone_around_as_soon_as_others_were_reached() {
     });
     assert_eq!((outcome, took), (shards(5..12), Duration::from_millis(50 + 400)));
     assert_eq!(log.len(), 12 + 5, "twelve fetches, five given up: {log:?}");
+}
+
+#[test]
+fn where_a_stranger_is_silent_those_who_were_met_are_asked_before_other_strangers() {
+    // Nodes 0 to 3 were never met, and are dead.
+    let plan = DownloadPlan { unmet: (0..4).map(node).collect(), ..plan("4/9", [0]) };
+    let (outcome, took, log) = download(plan, |shard, _, attempt| match shard.get() {
+        0..4 => vec![seeks(attempt), fail(attempt, 5_000, Fault::Unreachable)],
+        _ => vec![here(attempt, 5)],
+    });
+    assert_eq!((outcome, took), (shards(4..8), Duration::from_millis(250 + 5)));
+    assert_eq!(log.len(), 5 + 1, "one stranger in vain, and four that were met: {log:?}");
+    // Where nobody else is left, strangers are as good as any.
+    let plan = DownloadPlan { unmet: (0..9).map(node).collect(), ..self::plan("4/9", [0]) };
+    let (outcome, _, _) = download(plan, |shard, _, attempt| match shard.get() {
+        0 => vec![seeks(attempt), fail(attempt, 5_000, Fault::Unreachable)],
+        _ => vec![seeks(attempt), begins(attempt, 10), here(attempt, 15)],
+    });
+    assert_eq!(outcome, shards(1..5));
 }
 
 #[test]

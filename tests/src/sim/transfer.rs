@@ -4,7 +4,7 @@
 //! node, bytes that match the root.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -165,6 +165,7 @@ pub async fn fetch(
         policy,
         wanted: wanted.clone(),
         holders: segment.shards.iter().map(|(_, node)| node.iter().copied().collect()).collect(),
+        unmet: BTreeSet::new(),
         expected: Duration::from_millis(400),
         silent_after: silent_after(None),
     };
