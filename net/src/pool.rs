@@ -64,9 +64,9 @@ fn describe_attempts(attempts: &[(SocketAddr, String)]) -> String {
 #[derive(Debug)]
 pub(crate) struct Pooled {
     windows: Arc<ConnectionWindows>,
-    _place: OwnedSemaphorePermit,
+    place: Option<OwnedSemaphorePermit>,
     last_used: Mutex<Instant>,
-    /// Told when the last request on this connection ends, for those who wait for a place.
+    /// Told when the last request on this connection ends, or the connection, for those who wait for a place.
     freed: Arc<Notify>,
 }
 
@@ -87,6 +87,13 @@ impl Pooled {
 
     fn idle_since(&self) -> Option<Instant> {
         (self.windows.calls() == 0).then(|| *self.last_used.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Drop for Pooled {
+    fn drop(&mut self) {
+        drop(self.place.take());
+        self.freed.notify_waiters();
     }
 }
 
@@ -324,7 +331,7 @@ impl Pool {
     fn pooled(&self, connection: quinn::Connection, place: OwnedSemaphorePermit, admission: Admission) -> Arc<Pooled> {
         Arc::new(Pooled {
             windows: Arc::new(ConnectionWindows::new(connection, admission)),
-            _place: place,
+            place: Some(place),
             last_used: Mutex::new(Instant::now()),
             freed: Arc::clone(&self.freed),
         })

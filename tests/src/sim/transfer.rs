@@ -83,7 +83,7 @@ pub async fn upload(
     })
     .await;
     let placed = placed_of(&outcome);
-    let distinct: std::collections::BTreeSet<NodeId> = placed.iter().map(|(_, node)| *node).collect();
+    let distinct: BTreeSet<NodeId> = placed.iter().map(|(_, node)| *node).collect();
     assert_eq!(distinct.len(), placed.len(), "two shards of a segment on one node");
     for (shard, node) in &placed {
         let receipts = receipts.borrow();
