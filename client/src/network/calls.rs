@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use dolmen_net::NodeAddress;
 use dolmen_proto::attempt::Fault;
-use dolmen_proto::download::silent_after;
+use dolmen_proto::download::{SILENT_FIRST, silent_after};
 use dolmen_proto::ids::{AccountId, NodeId, Point, ShardRoot, Timestamp};
 use dolmen_proto::keys::{DatasetKeys, account_key, delete_key, renew_key};
 use dolmen_proto::limits::{CLOCK_SKEW_MAX, ROOTS_PER_CALL_MAX};
@@ -209,7 +209,8 @@ impl Nodes {
         let pace = self.pace();
         match pace.usual_reach() {
             Some(_) => pace.silent_after(),
-            None => silent_after(self.network.handshake_time()),
+            // The slowest of many says too much where some nodes are slow.
+            None => silent_after(self.network.handshake_time()).min(SILENT_FIRST),
         }
     }
 
